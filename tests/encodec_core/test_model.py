@@ -1,0 +1,143 @@
+"""Laws of the model that need no reference, and bad arguments."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from encodec_core import EncodecConfig, EncodecModel
+from tests.encodec_core.models import CONFIGS, SMALL, fitted_model, transformers_model, waveforms
+
+every_config = pytest.mark.parametrize("name", CONFIGS)
+
+
+@every_config
+def test_codes_of_a_lower_bandwidth_are_a_prefix(name: str) -> None:
+    model = fitted_model(name)
+    audio = waveforms(name, 9_000)
+    highest = model.encode(audio, bandwidth=model.config.target_bandwidths[-1])[0]
+    for bandwidth in model.config.target_bandwidths:
+        codes = model.encode(audio, bandwidth=bandwidth)[0]
+        assert torch.equal(codes, highest[:, :, : model.config.n_q_for(bandwidth)])
+
+
+@pytest.mark.parametrize("name", ["causal_mono", "causal_stereo"])
+def test_no_frame_depends_on_later_audio(name: str) -> None:
+    """7 frames and more: below that the last convolution reflects frames that are not past."""
+    model = fitted_model(name)
+    audio = waveforms(name, 320 * 20)
+    changed = audio.clone()
+    changed[..., 320 * 12 :] *= -0.5
+    latents, other = model.encoder(audio), model.encoder(changed)
+    assert torch.equal(latents[..., :12], other[..., :12])
+    assert not torch.equal(latents[..., 12:], other[..., 12:])
+
+
+def test_float64_models_compute_in_float64() -> None:
+    with torch.random.fork_rng(devices=[]):
+        model = EncodecModel(CONFIGS["windows_stereo"])
+    model.load_state_dict(fitted_model("windows_stereo").state_dict())
+    model.double().requires_grad_(False)
+    audio = waveforms("windows_stereo", 5_000)
+    encoded = model.encode(audio.double())
+    scale = encoded.audio_scales[0]
+    assert scale is not None
+    assert scale.dtype == torch.float64
+    assert model.decode(**encoded)[0].dtype == torch.float64
+    torch.testing.assert_close(
+        model.encoder(audio.double()).float(), fitted_model("windows_stereo").encoder(audio), rtol=0, atol=1e-4
+    )
+
+
+def test_half_precision_models_choose_the_entry_that_float32_distances_choose() -> None:
+    quantizer = fitted_model("causal_mono").quantizer
+    latents = fitted_model("causal_mono").encoder(waveforms("causal_mono", 24_000)).bfloat16()
+    assert torch.equal(quantizer.encode(latents, n_q=8), quantizer.encode(latents.float(), n_q=8))
+
+
+@every_config
+def test_outputs_are_records_mappings_and_tuples(name: str) -> None:
+    model, theirs = fitted_model(name), transformers_model(name)
+    audio = waveforms(name, 3_000)
+    encoded, expected = model.encode(audio), theirs.encode(audio)
+    assert list(encoded) == list(expected) == list(encoded.keys())
+    assert len(encoded.to_tuple()) == len(expected.to_tuple()) == len(encoded)
+    assert encoded["audio_codes"] is encoded.audio_codes is encoded[0]
+    assert len(encoded[:2]) == 2
+    assert isinstance(model.encode(audio, return_dict=False), tuple)
+    decoded = model.decode(**encoded, padding_mask=torch.ones(1, 3_000))
+    assert list(decoded) == ["audio_values"]
+    assert decoded[0].shape == audio.shape
+    assert isinstance(model.decode(**encoded, return_dict=False), tuple)
+    assert list(model(audio)) == list(theirs(audio)) == ["audio_codes", "audio_values"]
+
+
+def test_the_config_decides_where_return_dict_is_none() -> None:
+    with torch.random.fork_rng(devices=[]):
+        model = EncodecModel(EncodecConfig.encodec_24khz(**SMALL, return_dict=False))
+    assert isinstance(model.encode(torch.zeros(1, 1, 10)), tuple)
+    assert not isinstance(model.encode(torch.zeros(1, 1, 10), return_dict=True), tuple)
+
+
+AUDIO = torch.zeros(1, 1, 640)
+CODES = torch.zeros(1, 1, 2, 2, dtype=torch.int64)
+BAD_CALLS: dict[str, Any] = {
+    "bandwidth not offered": lambda model: model.encode(AUDIO, bandwidth=5.0),
+    "no batch dimension": lambda model: model.encode(AUDIO[0]),
+    "three channels": lambda model: model.encode(torch.zeros(1, 3, 640)),
+    "stereo for mono": lambda model: model.encode(torch.zeros(1, 2, 640)),
+    "no samples": lambda model: model.encode(AUDIO[..., :0]),
+    "mask of another length": lambda model: model.encode(AUDIO, torch.ones(1, 100)),
+    "two windows": lambda model: model.decode(CODES.expand(2, -1, -1, -1), [None, None]),
+    "scales are None": lambda model: model.decode(CODES, None),
+    "codes without scales": lambda model: model(AUDIO, audio_codes=CODES),
+    "scales without codes": lambda model: model(AUDIO, audio_scales=[None]),
+    "code above the codebook": lambda model: model.decode(CODES + 1024, [None]),
+}
+
+
+@pytest.mark.parametrize("call", BAD_CALLS.values(), ids=BAD_CALLS)
+def test_bad_arguments_are_refused_as_by_transformers(call: Any) -> None:
+    with pytest.raises(Exception) as theirs:  # noqa: PT011
+        call(transformers_model("causal_mono"))
+    with pytest.raises(type(theirs.value)) as ours:
+        call(fitted_model("causal_mono"))
+    assert type(ours.value) is type(theirs.value)
+
+
+def test_messages_name_the_value_and_the_remedy() -> None:
+    with pytest.raises(ValueError, match=r"bandwidth = 5\.0 .* choose one of 1\.5, 3, 6, 12, 24"):
+        fitted_model("causal_mono").encode(AUDIO, bandwidth=5.0)
+    with pytest.raises(RuntimeError, match="2 channels, the model 1"):
+        fitted_model("causal_mono").encode(torch.zeros(1, 2, 640))
+
+
+def test_two_part_filled_windows_of_different_lengths_are_refused() -> None:
+    """95,041 samples end in windows of 149 frames and of 1 frame; transformers fails to stack them."""
+    audio = torch.zeros(1, 2, 95_041)
+    for model in (fitted_model("windows_stereo"), transformers_model("windows_stereo")):
+        with pytest.raises(RuntimeError):
+            model.encode(audio)
+
+
+def test_a_window_without_a_scale_is_refused_not_dropped() -> None:
+    codes = torch.zeros(2, 1, 2, 150, dtype=torch.int64)
+    with pytest.raises(ValueError, match="2 windows and audio_scales 1"):
+        fitted_model("windows_stereo").decode(codes, [torch.ones(1, 1)])
+
+
+def test_windows_without_overlap_are_refused() -> None:
+    with torch.random.fork_rng(devices=[]):
+        model = EncodecModel(EncodecConfig.encodec_48khz(**SMALL, overlap=None))
+    with pytest.raises(TypeError, match="overlap"):
+        model.encode(torch.zeros(1, 2, 640))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"codebook_size": 1000}, {"trim_right_ratio": 0.5, "use_causal_conv": False}, {"codebook_dim": 8}],
+    ids=str,
+)
+def test_impossible_architectures_are_refused(keys: dict[str, Any]) -> None:
+    with torch.random.fork_rng(devices=[]), pytest.raises(ValueError, match=next(iter(keys))):
+        EncodecModel(EncodecConfig.encodec_24khz(**SMALL, **keys))

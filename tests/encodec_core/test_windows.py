@@ -1,0 +1,34 @@
+"""Windows and their overlap-add."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from encodec_core.windows import linear_overlap_add, window_starts
+
+
+@given(num_samples=st.integers(1, 500), length=st.integers(2, 50), data=st.data())
+def test_windows_of_one_recording_add_up_to_it(num_samples: int, length: int, data: st.DataObject) -> None:
+    stride = data.draw(st.integers(1, length))
+    recording = torch.arange(num_samples, dtype=torch.float64) + 1
+    windows = [recording[start : start + length] for start in window_starts(num_samples, stride=stride)]
+    whole = linear_overlap_add(windows, stride=stride)
+    torch.testing.assert_close(whole[:num_samples], recording)
+
+
+def test_an_overlap_is_a_linear_fade() -> None:
+    faded = linear_overlap_add([torch.zeros(1000).double(), torch.ones(1000).double()], stride=800)[800:1000]
+    steps = faded.diff()
+    torch.testing.assert_close(steps, steps[:1].expand_as(steps))
+    torch.testing.assert_close(faded[0] + faded[-1], torch.ones(()).double())
+
+
+def test_gaps_between_windows_are_refused() -> None:
+    with pytest.raises(ValueError, match="gaps"):
+        linear_overlap_add([torch.ones(10), torch.ones(10)], stride=11)
+
+
+def test_no_windows_are_refused() -> None:
+    with pytest.raises(ValueError, match="no windows"):
+        linear_overlap_add([], stride=1)
