@@ -1,6 +1,7 @@
 """BatchEncoder: many recordings to codes at once, each as if it were alone.
 
-Letters in shapes: C audio channels, n samples of an item, K codebooks in use (n_q), T frames of an item, S windows of an item, D latent channels.
+Letters in shapes: C audio channels, n samples of an item, K codebooks in use (n_q), T frames of an item, S windows of
+an item, D latent channels.
 """
 
 import copy
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from encodec_core.codes import Codes
@@ -26,10 +27,12 @@ from encodec_core.windows import linear_overlap_add, window_starts
 __all__ = ["BatchEncoder"]
 
 MAX_PADDED_SECONDS = 60
-"""Longer items are not padded into a batch on a GPU: their activations, 128 bytes per sample and more, go there tile by tile."""
+"""Longer items are not padded into a batch on a GPU: their activations, 128 bytes per sample and more, go there tile
+by tile."""
 GPU_TILE_SECONDS = 10
 LOUDNESS_BLOCK = 16_384
-"""Samples summed at once. torch splits sums of more than 32,768 numbers among its threads, and the bits follow their number."""
+"""Samples summed at once. torch splits sums of more than 32,768 numbers among its threads, and the bits follow their
+number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +57,14 @@ class BatchEncoder:
         device: of torch; "auto": a GPU where torch sees one, else the CPU.
         precision: "fp32", or for convolutions only "tf32" (on a GPU) or "bf16". Distances are always float32.
 
-    On a CPU an item's codes and latents are equal to the last bit whatever else is in the call, however many threads torch has. Memory beyond
-    the waveforms is bounded for codecs without windows too, because long items go through the convolutions in tiles. On a GPU short
-    items share padded batches, and rounding can differ with the shape of the batch.
+    On a CPU an item's codes and latents are equal to the last bit whatever else is in the call, however many threads
+    torch has. Memory beyond the waveforms is bounded for codecs without windows too, because long items go through the
+    convolutions in tiles. On a GPU short items share padded batches, and rounding can differ with the shape of the
+    batch.
 
     Raises:
-        ValueError: the bandwidth is not offered, the precision is unknown or cannot take effect, the model is of another dtype.
+        ValueError: the bandwidth is not offered, the precision is unknown or cannot take effect, the model is of
+            another dtype.
     """
 
     def __init__(
@@ -95,11 +100,12 @@ class BatchEncoder:
         """Turn audio into codes.
 
         Args:
-            waveforms: `[C, n]` each, n > 0, of the model's dtype (float32), in [-1, 1] at the model's rate. Values are not checked:
-                what is not finite gives some codes.
+            waveforms: `[C, n]` each, n > 0, of the model's dtype (float32), in [-1, 1] at the model's rate. Values are
+                not checked: what is not finite gives some codes.
 
         Returns:
-            For each waveform its codes, T = ceil(n / hop_length); for a codec with windows those of all its windows, one after the other.
+            For each waveform its codes, T = ceil(n / hop_length); for a codec with windows those of all its windows,
+            one after the other.
 
         Raises:
             ValueError: a waveform has another shape or dtype.
@@ -126,7 +132,8 @@ class BatchEncoder:
             codes: what `encode` returned; K may be lower, or that of another bandwidth.
 
         Returns:
-            For each item `[C, n]` on the CPU, n whole frames of its last (or only) window; cut it to the length of the audio.
+            For each item `[C, n]` on the CPU, n whole frames of its last (or only) window; cut it to the length of the
+            audio.
 
         Raises:
             ValueError: the codes have windows and the codec has none, or the reverse, or more codebooks than the codec.
@@ -181,7 +188,7 @@ class BatchEncoder:
         frames = torch.cat([piece.t() for piece in latents])
         with exact_float32():
             codes = self._frame_quantizer.encode(frames).to(torch.int32)
-        return [piece.t() for piece in codes.split([piece.shape[-1] for piece in latents])]
+        return [piece.t() for piece in torch.split(codes, [piece.shape[-1] for piece in latents])]
 
     def _merge(
         self, codes: Sequence[Tensor], spans: Sequence[_Span], scales: Sequence[Tensor] | None, item: int
@@ -208,7 +215,7 @@ class BatchEncoder:
         if item.window_frames is None or item.scales is None:
             return self._decode_window(codes)[0]
         scales = item.scales.to(self.device, self._dtype)
-        windows = codes.split(item.window_frames.tolist(), dim=-1)
+        windows = torch.split(codes, item.window_frames.tolist(), dim=-1)
         decoded = [self._decode_window(window) * scale for window, scale in zip(windows, scales, strict=True)]
         return linear_overlap_add(decoded, stride=self._config.chunk_stride or 1)[0]
 
@@ -236,9 +243,10 @@ def _of_item(pieces: Sequence[Tensor], spans: Sequence[_Span], item: int) -> lis
 
 
 def _loudness(window: Tensor) -> Tensor:
-    """Return what `encodec_core.windows.loudness` does, of `[C, n]`, as a scalar whose bits no number of threads changes."""
+    """Return what `encodec_core.windows.loudness` does, of `[C, n]`, as a scalar whose bits no number of threads
+    changes."""
     mono = window.sum(0) / window.shape[0]
-    sums = [block.sum() for block in mono.pow(2).split(LOUDNESS_BLOCK)]
+    sums = [block.sum() for block in torch.split(mono.pow(2), LOUDNESS_BLOCK)]
     return (torch.stack(sums).sum() / mono.shape[0]).sqrt() + 1e-8
 
 
@@ -260,7 +268,9 @@ def _check_precision(precision: str, dtype: torch.dtype, device: torch.device) -
     if precision not in get_args(Precision):
         raise ValueError(f"precision = {precision!r} is unknown; choose one of {', '.join(get_args(Precision))}")
     if precision != "fp32" and dtype != torch.float32:
-        raise ValueError(f"precision = {precision!r} cannot take effect on a model of {dtype}; choose fp32 or call model.float()")
+        raise ValueError(
+            f"precision = {precision!r} cannot take effect on a model of {dtype}; choose fp32 or call model.float()"
+        )
     if precision == "tf32" and device.type != "cuda":
         raise ValueError(f"precision = 'tf32' cannot take effect on {device}; choose fp32, or a GPU")
 
@@ -269,5 +279,15 @@ def _without_weight_norm(decoder: SEANetDecoder) -> SEANetDecoder:
     folded = copy.deepcopy(decoder).requires_grad_(False)
     for module in folded.modules():
         if isinstance(module, PaddedConv1d | TrimmedConvTranspose1d) and parametrize.is_parametrized(module.conv):
-            parametrize.remove_parametrizations(module.conv, "weight")
+            _fold_weight(module.conv)
     return folded.eval()
+
+
+def _fold_weight(conv: nn.Module) -> None:
+    # Not remove_parametrizations: torch makes one class for each parametrized module, copies share it with the
+    # original, and removing takes the `weight` property off the class itself.
+    weight = conv.weight
+    assert isinstance(weight, Tensor)
+    conv.__class__ = type(conv).__bases__[0]
+    del conv._modules["parametrizations"]
+    conv.register_parameter("weight", nn.Parameter(weight.detach().clone(), requires_grad=False))

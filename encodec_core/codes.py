@@ -3,9 +3,12 @@
 Letters in shapes: K codebooks in use (n_q), T frames of the item, S windows of the item.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 __all__ = ["Codes"]
@@ -55,10 +58,22 @@ class Codes:
         """T."""
         return self.codes.shape[1]
 
+    def __reduce__(self) -> tuple[Callable[..., "Codes"], tuple[NDArray[Any] | None, ...]]:
+        # torch 2.13 pickles uint16 tensors and cannot read them back ("'UntypedStorage' has no attribute 'dtype'");
+        # arrays travel well.
+        tensors = (self.codes, self.scales, self.window_frames)
+        return _from_arrays, tuple(None if tensor is None else tensor.numpy() for tensor in tensors)
+
     def __repr__(self) -> str:
         scales = "" if self.scales is None else f", scales={_shape(self.scales)}"
         frames = "" if self.window_frames is None else f", window_frames={_shape(self.window_frames)}"
         return f"Codes(codes={_shape(self.codes)}{scales}{frames})"
+
+
+def _from_arrays(*arrays: NDArray[Any] | None) -> Codes:
+    codes, scales, window_frames = (None if array is None else torch.from_numpy(array) for array in arrays)
+    assert codes is not None
+    return Codes(codes=codes, scales=scales, window_frames=window_frames)
 
 
 def _shape(tensor: Tensor) -> str:

@@ -40,7 +40,7 @@ def linear_overlap_add(windows: Sequence[Tensor], *, stride: int) -> Tensor:
         stride: samples from the start of a window to the start of the next.
 
     Returns:
-        `[..., stride * (number of windows - 1) + length of the last]`.
+        `[..., samples up to the end of the window that reaches furthest]`: in most cases the last one.
 
     Raises:
         ValueError: no windows, or `stride` leaves gaps between them.
@@ -48,7 +48,8 @@ def linear_overlap_add(windows: Sequence[Tensor], *, stride: int) -> Tensor:
     if not windows:
         raise ValueError("there are no windows to put together")
     first = windows[0]
-    num_samples = stride * (len(windows) - 1) + windows[-1].shape[-1]
+    # Whole frames of a part-filled window can reach beyond the last one, which may be as short as a frame.
+    num_samples = max(index * stride + window.shape[-1] for index, window in enumerate(windows))
     ramp = torch.linspace(0, 1, first.shape[-1] + 2, device=first.device, dtype=first.dtype)[1:-1]
     triangle = 0.5 - (ramp - 0.5).abs()
     total_weight = torch.zeros(num_samples, device=first.device, dtype=first.dtype)

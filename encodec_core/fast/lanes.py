@@ -23,9 +23,11 @@ Finish = Callable[[list[Tensor]], list[Tensor]]
 """What becomes of the latents `[D, T_i]` of some lanes: as many tensors `[.., T_i]`."""
 
 TILE_SAMPLES = 24_000
-"""Samples per tile. Between 4,800 and 48,000 the time differs by less than the noise; the tile bounds the memory (measured, AMD EPYC)."""
+"""Samples per tile. Between 4,800 and 48,000 the time differs by less than the noise; the tile bounds the memory
+(measured, AMD EPYC)."""
 ROUND_TILES = 4
-"""Tiles of each lane per round: fewer cost time in the LSTM, which sorts its weights at every call, more cost memory."""
+"""Tiles of each lane per round: fewer cost time in the LSTM, which sorts its weights at every call, more cost
+memory."""
 
 
 @dataclass(slots=True)
@@ -62,7 +64,8 @@ class LaneEncoder:
         self._tile_samples = (tile_samples or TILE_SAMPLES) if encoder.can_be_tiled else None
 
     def groups(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Return the items of each group: few enough, and alike in length, because a round waits for its longest lane."""
+        """Return the items of each group: few enough, and alike in length, because a round waits for its longest
+        lane."""
         by_length = sorted(range(len(lengths)), key=lambda index: -lengths[index])
         return [by_length[start : start + MAX_LANES] for start in range(0, len(by_length), MAX_LANES)]
 
@@ -94,7 +97,7 @@ class LaneEncoder:
             tiles.append(push(tile, self._encoder.front, lane.front, is_last=lane.is_at_end))
             if lane.is_at_end:
                 break
-        return torch.cat(tiles, -1).to(self._encoder.lstm.weight_hh_l0.dtype)
+        return torch.cat(tiles, -1).to(self._encoder.dtype)
 
     def _tile_end(self, lane: _Lane) -> int:
         num_samples = lane.waveform.shape[-1]
@@ -105,7 +108,8 @@ class LaneEncoder:
 
     def _latents(self, lanes: Sequence[_Lane], features: Sequence[Tensor]) -> list[Tensor]:
         latents: dict[int, Tensor] = {}
-        # Lanes that go on have equal numbers of frames; those at their end are of any length, and nobody reads the state after them.
+        # Lanes that go on have equal numbers of frames; those at their end are of any length, and nobody reads the
+        # state after them.
         for is_last in (False, True):
             chosen = [index for index, lane in enumerate(lanes) if lane.is_at_end == is_last]
             if not chosen:

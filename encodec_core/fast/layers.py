@@ -2,13 +2,15 @@
 
 Letters in shapes: B batch, C channels, T time steps at the layer's rate.
 
-Bits. On a CPU an item's latents must not depend on how many time steps, items or threads a call has. Measured with torch 2.13 on an AMD EPYC
-(Zen 4; all layers of the 24 kHz codec, 70 lengths from 1 to 24,000, batches of 1, 3 and 16, one and two threads):
+Bits. On a CPU an item's latents must not depend on how many time steps, items or threads a call has. Measured with
+torch 2.13 on an AMD EPYC (Zen 4; all layers of the 24 kHz codec, 70 lengths from 1 to 24,000, batches of 1, 3 and 16,
+one and two threads):
 
     torch.conv1d            changes, because it chooses between oneDNN and a matrix product by size, batch and threads
     oneDNN, kernel > 1      never changes
     oneDNN, kernel = 1      changes where T is a multiple of 512, and is slower than the product
-    product, kernel = 1     changes below 12 columns, never from 12 on
+    product, kernel = 1     changes where a thread's share is below 12 columns; never for multiples of 16 (up to 32
+    threads) ELU                     changes for what is left over when a thread's share is cut into vectors
 """
 
 from dataclasses import dataclass
@@ -22,10 +24,24 @@ from encodec_core.modules.conv import PaddedConv1d, conv_padding, effective_kern
 from encodec_core.modules.lstm import ResidualLSTM
 from encodec_core.modules.seanet import ResidualBlock, SEANetEncoder
 
-__all__ = ["FoldedBlock", "FoldedConv", "FoldedEncoder", "Stage", "convolve", "fold_encoder", "normalise"]
+__all__ = [
+    "FoldedBlock",
+    "FoldedConv",
+    "FoldedEncoder",
+    "Stage",
+    "convolve",
+    "elu",
+    "fold_encoder",
+    "normalise",
+    "stage_convs",
+]
 
-MIN_COLUMNS = 16
-"""Columns of a matrix product, at least: fewer are filled up with zeros (see the table above)."""
+COLUMNS = 16
+"""Matrix products have a multiple of this many columns, filled up with zeros (see the table above)."""
+VECTOR_LENGTH = 32
+"""Numbers that torch's elementwise loops take at once on AVX-512, and a multiple of what they take elsewhere."""
+THREAD_SHARE = 32_768
+"""torch gives no thread fewer numbers than this (`at::internal::GRAIN_SIZE`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,8 +91,14 @@ class FoldedEncoder:
     back: tuple[Stage, ...]
 
     @property
+    def dtype(self) -> torch.dtype:
+        """What the LSTM computes in, and the latents have."""
+        return next(self.lstm.parameters()).dtype
+
+    @property
     def can_be_tiled(self) -> bool:
-        """Whether no output needs to know the whole item: no norm over time, and no padding taken from the other end."""
+        """Whether no output needs to know the whole item: no norm over time, and no padding taken from the other
+        end."""
         convs = [conv for stage in self.front + self.back for conv in stage_convs(stage)]
         return all(conv.norm is None and conv.pad_mode != "circular" for conv in convs)
 
@@ -125,7 +147,7 @@ def convolve(x: Tensor, conv: FoldedConv) -> Tensor:
         return functional.conv1d(x, conv.weight, conv.bias, conv.stride, 0, conv.dilation)
     if conv.span == 1 and conv.stride == 1:
         return _convolve_one_step(x, conv)
-    if x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+    if x.dtype == torch.float32 and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         result: Tensor = torch.ops.aten.mkldnn_convolution(
             x.unsqueeze(2), conv.weight.unsqueeze(2), conv.bias, [0, 0], [1, conv.stride], [1, conv.dilation], 1
         )
@@ -133,18 +155,45 @@ def convolve(x: Tensor, conv: FoldedConv) -> Tensor:
     return functional.conv1d(x, conv.weight, conv.bias, conv.stride, 0, conv.dilation)
 
 
+def elu(x: Tensor) -> Tensor:
+    """Return the ELU of a contiguous tensor, each number's bits independent of where it stands and of the number of
+    threads.
+
+    Vectors and what is left over go through different exponentials. Here every thread's share is whole vectors.
+    """
+    if x.device.type != "cpu" or x.dtype != torch.float32:
+        return functional.elu(x)
+    numbers, result = x.reshape(-1), x.new_empty(x.shape)
+    places = result.view(-1)
+    num_whole = numbers.shape[0] // VECTOR_LENGTH * VECTOR_LENGTH
+    # Whole shares for every thread, one share at a time once they are fewer, then what is left over as a vector of its
+    # own.
+    step = THREAD_SHARE * torch.get_num_threads() if torch.get_num_threads() > 1 else max(1, num_whole)
+    start = 0
+    while start < num_whole:
+        end = start + step if start + step <= num_whole else min(start + THREAD_SHARE, num_whole)
+        torch.ops.aten.elu.out(numbers[start:end], out=places[start:end])
+        start = end
+    if num_whole < numbers.shape[0]:
+        rest = functional.pad(numbers[num_whole:], (0, num_whole + VECTOR_LENGTH - numbers.shape[0]))
+        places[num_whole:] = functional.elu(rest)[: numbers.shape[0] - num_whole]
+    return result
+
+
 def normalise(x: Tensor, conv: FoldedConv) -> Tensor:
     """Apply the norm that follows `conv`, if any, to whole items `[B, C, T]`."""
     if conv.norm is None:
         return x
     # Group norm computes in the dtype of its own weights.
-    return conv.norm(x.to(conv.norm.weight.dtype)).to(x.dtype)
+    normalised: Tensor = conv.norm(x.to(conv.norm.weight.dtype))
+    return normalised.to(x.dtype)
 
 
 def _convolve_one_step(x: Tensor, conv: FoldedConv) -> Tensor:
     num_steps = x.shape[-1]
-    if num_steps < MIN_COLUMNS:
-        x = functional.pad(x, (0, MIN_COLUMNS - num_steps))
+    # On one thread any larger number gives the same bits, without the copy.
+    if num_steps < COLUMNS or torch.get_num_threads() > 1:
+        x = functional.pad(x, (0, -num_steps % COLUMNS))
     result = torch.matmul(conv.weight[..., 0], x).add_(conv.bias[:, None])
     return result[..., :num_steps].contiguous()
 

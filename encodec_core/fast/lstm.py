@@ -2,9 +2,10 @@
 
 Letters in shapes: L layers, C channels, T frames.
 
-Measured with torch 2.13 on an AMD EPYC (Zen 4; 64 to 1,024 channels, blocks of 1 to 600 frames, one and two threads): oneDNN's LSTM gives an
-item the same bits in every batch of 2 to 32 items, wherever it stands and wherever its blocks are cut, but other bits alone. So no
-item goes alone: lanes are filled up with zeros to one of a few widths, and widths that do not agree on this machine are not used.
+Measured with torch 2.13 on an AMD EPYC (Zen 4; 64 to 1,024 channels, blocks of 1 to 600 frames, one and two threads):
+oneDNN's LSTM gives an item the same bits in every batch of 2 to 32 items, wherever it stands and wherever its blocks
+are cut, but other bits alone. So no item goes alone: lanes are filled up with zeros to one of a few widths, and widths
+that do not agree on this machine are not used.
 """
 
 from collections.abc import Sequence
@@ -35,8 +36,8 @@ class LaneLstm:
         """Go on with each lane from its state (None: from zeros).
 
         Args:
-            lanes: 1 to `MAX_LANES` features `[1, C, T_i]`. A lane shorter than the longest must be at its end: the state after
-                it is that of frames that are not there.
+            lanes: 1 to `MAX_LANES` features `[1, C, T_i]`. A lane shorter than the longest must be at its end: the
+                state after it is that of frames that are not there.
 
         Returns:
             Outputs `[1, C, T_i]`, contiguous, and states `[L, 1, C]`.
@@ -55,7 +56,7 @@ class LaneLstm:
         return outputs, [(h[:, index : index + 1], c[:, index : index + 1]) for index in range(len(lanes))]
 
     def _zeros(self) -> LstmState:
-        weight = self._lstm.weight_hh_l0
+        weight = next(self._lstm.parameters())
         zeros = weight.new_zeros(self._lstm.num_layers, 1, self._lstm.hidden_size)
         return zeros, zeros
 
@@ -67,9 +68,9 @@ class LaneLstm:
 
 def _agreeing_widths(lstm: nn.LSTM) -> tuple[int, ...]:
     """Return the widths that give an item the bits that `MAX_LANES` gives it, narrowest first."""
-    if lstm.weight_hh_l0.device.type != "cpu":
+    weight = next(lstm.parameters())
+    if weight.device.type != "cpu":
         return (MAX_LANES,)
-    weight = lstm.weight_hh_l0
     generator = torch.Generator().manual_seed(0)
     steps = torch.randn(5, MAX_LANES, lstm.input_size, generator=generator).to(weight.dtype)
     with torch.no_grad():

@@ -2,9 +2,10 @@
 
 Letters in shapes: B batch, C channels, T time steps at the layer's rate.
 
-Padding an item on the right changes its latents in two ways only: a convolution reflects an item at its own end (the causal one to fill up
-its last stride, the other always), and the rule for small inputs depends on the item's own length. So lengths go through the layers with the
-items, and before each convolution every item gets its own padding, at its own ends. What lies further right is never read.
+Padding an item on the right changes its latents in two ways only: a convolution reflects an item at its own end (the
+causal one to fill up its last stride, the other always), and the rule for small inputs depends on the item's own
+length. So lengths go through the layers with the items, and before each convolution every item gets its own padding,
+at its own ends. What lies further right is never read.
 
     item of 5, left 2, right 1, extra 1          x x x | garbage
     padded                            . . | a b c d e | . . | garbage
@@ -18,13 +19,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from encodec_core.fast.lanes import Finish
-from encodec_core.fast.layers import FoldedBlock, FoldedConv, FoldedEncoder, Stage, convolve, normalise
+from encodec_core.fast.layers import FoldedBlock, FoldedConv, FoldedEncoder, Stage, convolve, elu, normalise
 from encodec_core.modules.conv import conv_output_length, extra_padding
 
 __all__ = ["PaddedEncoder", "reflected_steps"]
 
 BATCH_SAMPLES = 8_000_000
-"""Samples in a padded batch, at most: the widest activations of the 24 kHz model then take 1 GB. Not measured on a GPU yet."""
+"""Samples in a padded batch, at most: the widest activations of the 24 kHz model then take 1 GB. Not measured on a GPU
+yet."""
 MAX_WASTE = 0.1
 """Share of a batch that may be padding."""
 MAX_BATCH_ITEMS = 256
@@ -61,11 +63,13 @@ class PaddedEncoder:
         """Encode one group of waveforms `[C, n]`, n > 0, to what `finish` makes of their latents."""
         lengths = [waveform.shape[-1] for waveform in waveforms]
         first = waveforms[0]
-        batch = first.new_full((len(waveforms), first.shape[0], max(lengths)), self._filler, dtype=self._convolution_dtype)
+        batch = first.new_full(
+            (len(waveforms), first.shape[0], max(lengths)), self._filler, dtype=self._convolution_dtype
+        )
         for row, waveform in zip(batch, waveforms, strict=True):
             row[:, : waveform.shape[-1]] = waveform
         x, lengths = self._run(batch, lengths, self._encoder.front)
-        steps = x.permute(2, 0, 1).to(self._encoder.lstm.weight_hh_l0.dtype)
+        steps = x.permute(2, 0, 1).to(self._encoder.dtype)
         # Causal: what padding there is comes after an item's last frame.
         steps = self._encoder.lstm(steps)[0] + steps
         x, lengths = self._run(steps.permute(1, 2, 0).to(self._convolution_dtype), lengths, self._encoder.back)
@@ -90,8 +94,9 @@ def reflected_steps(lengths: Tensor, *, left: int, right: int, stride: int) -> t
         stride: up to which each item is filled on the right.
 
     Returns:
-        Two int64 tensors `[B, P]`, P = left + right + stride - 1: time steps of the padding, counted from the item's first; and the time
-        steps that they repeat, -1 for zero. Where an item needs less on the right, the rest names time steps that are never read.
+        Two int64 tensors `[B, P]`, P = left + right + stride - 1: time steps of the padding, counted from the item's
+        first; and the time steps that they repeat, -1 for zero. Where an item needs less on the right, the rest names
+        time steps that are never read.
     """
     before = torch.arange(-left, 0).expand(len(lengths), left)
     after = lengths[:, None] + torch.arange(right + stride - 1)
@@ -114,7 +119,7 @@ def _run_block(x: Tensor, lengths: list[int], block: FoldedBlock) -> Tensor:
 
 def _run_conv(x: Tensor, lengths: list[int], conv: FoldedConv) -> Tensor:
     if conv.elu_before:
-        x = functional.elu(x)
+        x = elu(x)
     return normalise(convolve(_padded(x, lengths, conv), conv), conv)
 
 

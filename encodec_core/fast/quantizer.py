@@ -14,8 +14,9 @@ from encodec_core.quantization.codebook import Codebook
 __all__ = ["FrameQuantizer"]
 
 BLOCK_FRAMES = 128
-"""Frames in a block. Products of fewer than 8 rows differ in their bits from those of more, and with the number of threads
-(measured with MKL on an AMD EPYC), so every block has this many, filled up with zeros. Larger blocks are no faster there."""
+"""Frames in a block. Products of fewer than 8 rows differ in their bits from those of more, and with the number of
+threads (measured with MKL on an AMD EPYC), so every block has this many, filled up with zeros. Larger blocks are no
+faster there."""
 
 
 class FrameQuantizer:
@@ -36,7 +37,7 @@ class FrameQuantizer:
         """`[N, D]` -> codes int64 `[N, K]`."""
         num_frames = frames.shape[0]
         padded = functional.pad(frames, (0, 0, 0, -num_frames % BLOCK_FRAMES))
-        blocks = [self._encode_block(block) for block in padded.split(BLOCK_FRAMES)]
+        blocks = [self._encode_block(block) for block in torch.split(padded, BLOCK_FRAMES)]
         return torch.cat(blocks)[:num_frames] if blocks else frames.new_empty(0, len(self._entries), dtype=torch.int64)
 
     def _encode_block(self, residual: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
-"""Convolutions over an item that arrives in tiles: equal to convolving it whole, in memory that does not grow with its length.
+"""Convolutions over an item that arrives in tiles: equal to convolving it whole, in memory that does not grow with its
+length.
 
 Letters in shapes: B batch (items in lockstep), C channels, T time steps at the layer's rate.
 
-A convolution computes an output as soon as its last input is there, and keeps the inputs that later outputs need. Reflections happen
-at the item's own start and end only.
+A convolution computes an output as soon as its last input is there, and keeps the inputs that later outputs need.
+Reflections happen at the item's own start and end only.
 
     inputs so far     [ left | a b c d e f g h ]                 kernel 4, stride 2, no right padding
     outputs so far    |--0-|
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from encodec_core.fast.layers import FoldedBlock, FoldedConv, Stage, convolve, normalise
+from encodec_core.fast.layers import FoldedBlock, FoldedConv, Stage, convolve, elu, normalise
 from encodec_core.modules.conv import extra_padding, pad1d
 
 __all__ = ["BlockState", "ConvState", "StageState", "initial_state", "push"]
@@ -30,7 +31,8 @@ class ConvState:
     """What one convolution knows of the items so far."""
 
     kept: Tensor | None = None
-    """`[B, C, T]`: the latest inputs, after the ELU; with the left padding before them once the first output was due."""
+    """`[B, C, T]`: the latest inputs, after the ELU; with the left padding before them once the first output was
+    due."""
     num_used: int = 0
     """Time steps of `kept` before the first one under the kernel of the next output."""
     num_inputs: int = 0
@@ -94,7 +96,7 @@ def _push_block(x: Tensor, block: FoldedBlock, state: BlockState, *, is_last: bo
 
 def _push_conv(x: Tensor, conv: FoldedConv, state: ConvState, *, is_last: bool) -> Tensor:
     if conv.elu_before:
-        x = functional.elu(x)
+        x = elu(x)
     if conv.span == conv.stride == 1:
         return _convolve_whole(x, conv)
     state.num_inputs += x.shape[-1]

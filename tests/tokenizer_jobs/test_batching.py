@@ -1,0 +1,70 @@
+from itertools import chain
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenizer_jobs.batching import MAX_BATCH_ITEMS, form_batches
+from tokenizer_jobs.errors import RejectReason, Stage
+from tokenizer_jobs.records import AudioFacts, Batch, Decoded, DecodedItem, RejectedItem
+
+RATE = 100
+
+
+def decoded(position: int, num_samples: int) -> Decoded:
+    if num_samples == 0:
+        return RejectedItem(position=position, stage=Stage.DECODE, reason=RejectReason.EMPTY, message="no samples")
+    facts = AudioFacts(
+        num_samples=num_samples,
+        sample_rate=RATE,
+        source_sample_rate=RATE,
+        source_channels=1,
+        source_format="WAV/PCM_16",
+        channel=-1,
+        rms_db=-20.0,
+        peak=0.5,
+        clipped_fraction=0.0,
+        silent_fraction=0.0,
+        truncated=False,
+    )
+    return DecodedItem(position=position, waveform=np.zeros((1, num_samples), dtype=np.float32), facts=facts)
+
+
+lengths = st.lists(st.integers(0, 5 * RATE), max_size=60)
+budgets = st.floats(0.5, 20.0)
+
+
+def steps(lengths: list[int], *, batch_seconds: float) -> list[Batch | RejectedItem]:
+    items = (decoded(position, length) for position, length in enumerate(lengths))
+    return list(form_batches(items, batch_seconds=batch_seconds))
+
+
+@given(lengths, budgets)
+def test_every_item_is_in_one_batch_and_batches_keep_plan_order(lengths: list[int], budget: float) -> None:
+    made = steps(lengths, batch_seconds=budget)
+    batched = [item.position for batch in made if isinstance(batch, Batch) for item in batch.items]
+    rejected = [step.position for step in made if isinstance(step, RejectedItem)]
+    assert batched == [position for position, length in enumerate(lengths) if length]
+    assert rejected == [position for position, length in enumerate(lengths) if not length]
+
+
+@given(lengths, budgets)
+def test_only_a_lone_item_exceeds_the_budget(lengths: list[int], budget: float) -> None:
+    for batch in steps(lengths, batch_seconds=budget):
+        if isinstance(batch, Batch) and len(batch.items) > 1:
+            assert batch.num_samples <= budget * RATE + 1e-6
+
+
+@given(lengths, budgets)
+def test_rejects_between_items_do_not_change_the_batches(lengths: list[int], budget: float) -> None:
+    def shapes(lengths: list[int]) -> list[list[int]]:
+        made = steps(lengths, batch_seconds=budget)
+        return [[item.facts.num_samples for item in batch.items] for batch in made if isinstance(batch, Batch)]
+
+    assert shapes(lengths) == shapes([length for length in lengths if length])
+
+
+def test_tiny_clips_do_not_pile_up_without_bound() -> None:
+    made = [step for step in steps([1] * (2 * MAX_BATCH_ITEMS + 1), batch_seconds=1e6) if isinstance(step, Batch)]
+    assert [len(batch.items) for batch in made] == [MAX_BATCH_ITEMS, MAX_BATCH_ITEMS, 1]
+    assert len(set(chain.from_iterable((item.position for item in batch.items) for batch in made))) == 513

@@ -1,0 +1,98 @@
+"""The fallback decoder: what soundfile cannot read, with the same promises about damage."""
+
+import io
+
+import numpy as np
+import pytest
+
+from tests.tokenizer_jobs.clips import CONTAINERS, decode_bytes, encode, speechlike
+from tests.tokenizer_jobs.test_damage import accepted, reason, without_xing
+from tokenizer_jobs.decode import AudioTarget
+from tokenizer_jobs.errors import RejectReason
+
+av = pytest.importorskip("av", reason="the extra `av` is not installed")
+
+RATE = 48000
+TARGET = AudioTarget(sample_rate=RATE, channels=1)
+KEEP = AudioTarget(sample_rate=RATE, channels=1, on_truncated="keep")
+FORMATS = {
+    "m4a": ("ipod", "aac", 2048),
+    "webm": ("webm", "libopus", 400),
+    "mka": ("matroska", "flac", 0),
+    "oggflac": ("ogg", "flac", 0),
+    "opus": ("ogg", "libopus", 0),
+    "aac": ("adts", "aac", 2048),
+}
+"""FFmpeg's container and encoder, and how many samples of padding the decoder may add."""
+
+
+def encode_by_ffmpeg(kind: str, num_samples: int = 2 * RATE) -> bytes:
+    container_name, codec, _ = FORMATS[kind]
+    content = io.BytesIO()
+    with av.open(content, "w", format=container_name) as container:
+        stream = container.add_stream(codec, rate=RATE, layout="mono")
+        samples = (speechlike(num_samples, rate=RATE).T * 32767).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+        frame.sample_rate, frame.pts = RATE, 0
+        size = stream.codec_context.frame_size or 4096
+        converter = av.AudioResampler(format=stream.codec_context.format, layout="mono", rate=RATE, frame_size=size)
+        for part in (*converter.resample(frame), *converter.resample(None), None):
+            container.mux(stream.encode(part))
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_formats_beyond_soundfile(kind: str) -> None:
+    item = accepted(decode_bytes(encode_by_ffmpeg(kind), target=TARGET))
+    assert 0 <= item.facts.num_samples - 2 * RATE <= FORMATS[kind][2]
+    assert item.facts.source_format.endswith(("AAC", "OPUS", "FLAC", "AAC_LATM"))
+    assert 0.2 < item.facts.peak < 0.6
+
+
+@pytest.mark.parametrize("kind", ["m4a", "webm", "mka", "oggflac", "opus"])
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 0.8, 0.95])
+def test_cut_files_are_rejects(kind: str, share: float) -> None:
+    content = encode_by_ffmpeg(kind)
+    cut = content[: int(share * len(content))]
+    assert reason(decode_bytes(cut, target=TARGET)) in (RejectReason.TRUNCATED, RejectReason.CORRUPT)
+    decoded = decode_bytes(cut, target=KEEP)
+    assert getattr(getattr(decoded, "facts", None), "truncated", True)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_flipped_bits_never_raise(kind: str) -> None:
+    content = encode_by_ffmpeg(kind, RATE // 2)
+    draw = np.random.default_rng(5)
+    for _ in range(20):
+        damaged = bytearray(content)
+        damaged[int(draw.integers(0, min(len(content), 2000)))] ^= 1 << int(draw.integers(0, 8))
+        decode_bytes(bytes(damaged), target=TARGET)
+
+
+def test_raw_g722_is_known_by_its_extension() -> None:
+    content = bytes(np.random.default_rng(0).integers(0, 256, 4000, dtype=np.uint8))
+    assert reason(decode_bytes(content, name="prompt.wav")) is RejectReason.NOT_AUDIO
+    assert accepted(decode_bytes(content, name="prompt.g722")).facts.num_samples == 8000
+
+
+def test_without_the_extra_the_reject_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokenizer_jobs.decode.readers.ffmpeg_is_installed", lambda: False)
+    decoded = decode_bytes(encode_by_ffmpeg("m4a"), target=TARGET)
+    assert reason(decoded) is RejectReason.NOT_AUDIO
+    assert "tokenizer-jobs[av]" in getattr(decoded, "message", "")
+    opus = accepted(decode_bytes(encode_by_ffmpeg("opus"), target=TARGET))
+    assert opus.facts.num_samples == 2 * RATE
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
+@pytest.mark.parametrize("variable", [False, True])
+def test_mp3_without_a_header_has_the_samples_that_ffmpeg_finds(rate: int, variable: bool) -> None:
+    container, coding = CONTAINERS["mp3"]
+    whole = encode(
+        speechlike(3 * rate, rate=rate), container=container, coding=coding, rate=rate, variable_bitrate=variable
+    )
+    bare = without_xing(whole)
+    with av.open(io.BytesIO(bare)) as opened:
+        expected = np.concatenate([frame.to_ndarray() for frame in opened.decode(audio=0)], axis=1)
+    item = accepted(decode_bytes(bare, target=AudioTarget(sample_rate=rate, channels=1)))
+    np.testing.assert_allclose(item.float_waveform(), expected, atol=5e-6)  # two decoders' rounding, measured 2e-6

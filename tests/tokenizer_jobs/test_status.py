@@ -1,0 +1,180 @@
+"""Status: what it says follows from plans, commits, lease and catalog alone."""
+
+import json
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.tokenizer_jobs.factories import RECIPE, finish_unit, plan_output
+from tokenizer_jobs.audition import any_row_id, decode_to_wav
+from tokenizer_jobs.catalog import publish_snapshot
+from tokenizer_jobs.cli import main
+from tokenizer_jobs.commits import commit_path
+from tokenizer_jobs.errors import ConfigError
+from tokenizer_jobs.lease import LEASE_PATH, Lease
+from tokenizer_jobs.records import WorkUnit
+from tokenizer_jobs.status import read_status
+from tokenizer_jobs.storage import Storage
+
+RECIPE_ID = RECIPE.recipe_id
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage.open(tmp_path / "out")
+
+
+def _plan(storage: Storage, names: Sequence[str], *, generation: int = 1) -> list[WorkUnit]:
+    """Plan items, one in each unit."""
+    return plan_output(storage, [[name] for name in names], generation=generation)
+
+
+def _set_clock(storage: Storage, unit: WorkUnit, *, started_at: datetime, seconds: float) -> None:
+    """Give a commit other times."""
+    path = commit_path(unit.generation, unit.unit_id)
+    content = json.loads(storage.read_bytes(path))
+    content["started_at"] = started_at.isoformat()
+    content["finished_at"] = (started_at + timedelta(seconds=seconds)).isoformat()
+    storage.replace(path, json.dumps(content).encode())
+
+
+def _age_lease(storage: Storage, *, host: str, seconds: float) -> None:
+    """Make the lease that of another host, last heard of a while ago."""
+    content = json.loads(storage.read_bytes(LEASE_PATH))
+    content |= {"host": host, "heartbeat": time.time() - seconds}
+    storage.replace(LEASE_PATH, json.dumps(content).encode())
+
+
+class TestCounts:
+    def test_planned_is_committed_plus_left(self, storage: Storage) -> None:
+        first, second, *_ = _plan(storage, ["a", "b", "c", "d"])
+        finish_unit(storage, first)
+        finish_unit(storage, second, rejected=[0])
+        status = read_status(storage.url)
+        assert (status.items, status.rows, status.rejects) == (4, 1, 1)
+        assert (status.units, status.units_committed, status.left) == (4, 2, 2)
+        assert status.rejects_by_reason == {"corrupt": 1}
+        assert status.snapshot is None
+        assert not status.is_settled
+
+    def test_with_and_without_a_snapshot_the_sums_are_equal(self, storage: Storage) -> None:
+        for position, unit in enumerate(_plan(storage, ["a", "b", "c"])):
+            finish_unit(storage, unit, rejected=[0] if position == 1 else [])
+        before = read_status(storage.url)
+        publish_snapshot(storage, recipe_id=RECIPE_ID)
+        after = read_status(storage.url)
+        assert after.snapshot == 1
+        assert after.model_copy(update={"snapshot": None}) == before
+        assert after.is_settled
+
+    def test_growth_adds_to_the_snapshot(self, storage: Storage) -> None:
+        for unit in _plan(storage, ["a", "b"]):
+            finish_unit(storage, unit)
+        publish_snapshot(storage, recipe_id=RECIPE_ID)
+        finish_unit(storage, _plan(storage, ["c", "d"], generation=2)[0])
+        status = read_status(storage.url)
+        assert (status.items, status.rows, status.left, status.generations) == (4, 3, 1, 2)
+        publish_snapshot(storage, recipe_id=RECIPE_ID)
+        assert read_status(storage.url).digest == status.digest
+
+    def test_a_commit_after_the_snapshot_of_its_generation_counts(self, storage: Storage) -> None:
+        first, second = _plan(storage, ["a", "b"])
+        finish_unit(storage, first)
+        publish_snapshot(storage, recipe_id=RECIPE_ID)
+        finish_unit(storage, second)
+        assert read_status(storage.url).rows == 2
+
+    def test_no_output_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"holds no recipe\.json"):
+            read_status(str(tmp_path))
+
+
+class TestLiveRun:
+    def test_no_lease_no_live_run(self, storage: Storage) -> None:
+        _plan(storage, ["a"])
+        status = read_status(storage.url)
+        assert (status.running, status.live_run, status.rate, status.problems) == (False, None, None, [])
+
+    def test_rate_and_eta_follow_from_the_commits_of_the_live_run(self, storage: Storage) -> None:
+        units = _plan(storage, ["old", "b", "c", "d", "e"])
+        for unit in units[:3]:
+            finish_unit(storage, unit, num_frames=7500)  # 100 s of audio, less 5 samples
+        with Lease(storage, "run1"):
+            now = datetime.now(UTC)
+            _set_clock(storage, units[0], started_at=now - timedelta(days=1), seconds=5)
+            _set_clock(storage, units[1], started_at=now + timedelta(seconds=1), seconds=5)
+            _set_clock(storage, units[2], started_at=now + timedelta(seconds=6), seconds=5)
+            status = read_status(storage.url)
+        assert status.running
+        assert status.live_run is not None
+        assert status.live_run.run_id == "run1"
+        assert status.rate == pytest.approx(20, rel=1e-3)  # 200 s in 10 s
+        assert status.eta_seconds == pytest.approx(10)  # two units left, 5 s each
+
+    def test_a_dead_run_of_another_host_is_told(self, storage: Storage) -> None:
+        _plan(storage, ["a"])
+        with Lease(storage, "run1"):
+            _age_lease(storage, host="elsewhere", seconds=600)
+            status = read_status(storage.url)
+            storage.delete(LEASE_PATH)
+        assert not status.running
+        assert "run run1 on elsewhere" in status.problems[0]
+        assert "run the job again to resume" in status.problems[0]
+
+    def test_a_silent_run_of_another_host_is_live_for_a_while(self, storage: Storage) -> None:
+        _plan(storage, ["a"])
+        with Lease(storage, "run1"):
+            _age_lease(storage, host="elsewhere", seconds=30)
+            status = read_status(storage.url)
+            storage.delete(LEASE_PATH)
+        assert status.live_run is not None
+        assert status.live_run.host == "elsewhere"
+        assert status.live_run.heartbeat_age_seconds == pytest.approx(30, abs=5)
+
+
+class TestCommand:
+    def test_json_is_one_object_with_the_fixed_fields(
+        self, storage: Storage, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        finish_unit(storage, _plan(storage, ["a", "b"])[0])
+        assert main(["status", storage.url, "--json"]) == 0
+        content = json.loads(capsys.readouterr().out)
+        fixed = "items rows rejects filtered units units_committed hours bytes digest snapshot problems"
+        assert set(fixed.split()) <= set(content)
+        assert (content["items"], content["rows"], content["problems"]) == (2, 1, [])
+
+    def test_screen_says_what_is_left_and_what_to_do(
+        self, storage: Storage, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        finish_unit(storage, _plan(storage, ["a", "b"])[0])
+        assert main(["status", storage.url]) == 0
+        screen = capsys.readouterr().out
+        assert "1 committed, 1 left of 2" in screen
+        assert "run the job again to resume" in screen
+
+    def test_watch_ends_when_nothing_is_left(self, storage: Storage, capsys: pytest.CaptureFixture[str]) -> None:
+        finish_unit(storage, _plan(storage, ["a"])[0])
+        assert main(["status", storage.url, "--watch"]) == 0
+        assert "complete" in capsys.readouterr().out
+
+
+class TestDecodeRefusals:
+    def test_unknown_id_names_close_ones(self, storage: Storage, tmp_path: Path) -> None:
+        for unit in _plan(storage, ["speaker1/hello.wav", "speaker2/other.wav"]):
+            finish_unit(storage, unit)
+        publish_snapshot(storage, recipe_id=RECIPE_ID)
+        with pytest.raises(ConfigError, match=r"did you mean 'speaker1/hello\.wav'"):
+            decode_to_wav(storage.url, row_id="hello.wav", destination=tmp_path / "x.wav")
+
+    def test_without_a_snapshot_there_is_nothing_to_decode(self, storage: Storage, tmp_path: Path) -> None:
+        finish_unit(storage, _plan(storage, ["a"])[0])
+        assert any_row_id(storage.url) is None
+        with pytest.raises(ConfigError, match="no snapshot yet"):
+            decode_to_wav(storage.url, row_id="a", destination=tmp_path / "x.wav")
+
+    def test_missing_folder_for_the_wav(self, storage: Storage, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="there is no folder"):
+            decode_to_wav(storage.url, row_id="a", destination=tmp_path / "none" / "x.wav")

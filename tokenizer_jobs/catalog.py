@@ -1,0 +1,318 @@
+"""The catalog: snapshots of an output, each one Parquet file that lists every live shard; and the sweep of the rest.
+
+A snapshot's totals are in the file's metadata, so that one read opens it, however many shards it lists.
+"""
+
+import re
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from io import BytesIO
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tokenizer_jobs.accounting import total
+from tokenizer_jobs.commits import Commit, committed_unit_ids, read_commits
+from tokenizer_jobs.errors import ConfigError, IntegrityError
+from tokenizer_jobs.liveness import Owner
+from tokenizer_jobs.parquet import open_parquet
+from tokenizer_jobs.planning import list_generations, read_plan_summary
+from tokenizer_jobs.recipe import FORMAT_VERSION, METADATA_KEY
+from tokenizer_jobs.shards import CODES_FOLDER, REJECTS_FOLDER
+from tokenizer_jobs.storage import STAGING_FOLDER, Storage, StoredFile, staged_by_the_dead
+
+__all__ = [
+    "CATALOG_FOLDER",
+    "Snapshot",
+    "SnapshotFacts",
+    "SnapshotShard",
+    "Swept",
+    "newest_snapshot",
+    "publish_snapshot",
+    "read_snapshot",
+    "snapshot_numbers",
+    "snapshot_path",
+    "sweep_orphans",
+]
+
+CATALOG_FOLDER = "catalog"
+STAGING_SECONDS = 600.0
+"""Staging younger than this may belong to a live run on another machine."""
+
+_SHARD_COLUMNS = pa.schema(
+    [
+        ("path", pa.string()),
+        ("unit_id", pa.string()),
+        ("generation", pa.int32()),
+        ("rows", pa.int64()),
+        ("items", pa.int64()),
+        ("frames", pa.int64()),
+        ("hours", pa.float64()),
+        ("size_bytes", pa.int64()),
+        ("sha256", pa.string()),
+        ("digest", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotShard:
+    """One live shard."""
+
+    path: str
+    unit_id: str
+    generation: int
+    rows: int
+    items: int
+    """Planned items of its unit: rows + rejects."""
+    frames: int
+    hours: float
+    size_bytes: int
+    sha256: str
+    digest: str
+
+
+class SnapshotFacts(BaseModel):
+    """What a snapshot says of itself as a whole."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    format_version: int = Field(default=FORMAT_VERSION, ge=1, le=FORMAT_VERSION)
+    number: int = Field(ge=1)
+    recipe_id: str
+    created_at: datetime
+    generations: tuple[int, ...]
+    """Plans whose committed units are in it."""
+    units: int
+    items: int
+    """Items of committed units: rows + rejects."""
+    rows: int
+    rejects: int
+    """Filtered items are among them."""
+    filtered: int
+    rejects_by_reason: dict[str, int]
+    frames: int
+    hours: float
+    """Of audio that has codes."""
+    bytes: int
+    """Of shards."""
+    digest: str
+    """Over all rows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """All live shards at one time, in plan order."""
+
+    facts: SnapshotFacts
+    shards: tuple[SnapshotShard, ...]
+
+    @property
+    def number(self) -> int:
+        """Its place in the catalog, from 1."""
+        return self.facts.number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swept:
+    """What a sweep removed."""
+
+    shards: int = 0
+    rejects: int = 0
+    staged: int = 0
+
+
+def publish_snapshot(storage: Storage, *, recipe_id: str) -> Snapshot:
+    """List every committed shard as the next snapshot, or return the newest one when nothing changed since.
+
+    Crash points: the file appears whole or not at all; without it the previous snapshot is the newest, and the next
+    run publishes this one.
+
+    Raises:
+        IntegrityError: a commit is unreadable or has another recipe id.
+    """
+    commits = sorted(
+        _live_commits(storage, list_generations(storage)), key=lambda commit: (commit.generation, commit.index)
+    )
+    for commit in commits:
+        if commit.recipe_id != recipe_id:
+            raise IntegrityError(
+                f"the commit of unit {commit.unit_id} has recipe id {commit.recipe_id}, the output has {recipe_id}: "
+                "files of two outputs were mixed; restore the output from a copy"
+            )
+    while True:
+        newest = newest_snapshot(storage)
+        snapshot = _build(commits, recipe_id=recipe_id, number=1 if newest is None else newest.number + 1)
+        if newest is not None and _same_content(newest, snapshot):
+            return newest
+        if storage.put_if_absent(snapshot_path(snapshot.number), _to_parquet(snapshot)):
+            return snapshot
+
+
+def snapshot_path(number: int) -> str:
+    """Where a snapshot is."""
+    return f"{CATALOG_FOLDER}/{number:06d}.parquet"
+
+
+def snapshot_numbers(storage: Storage) -> list[int]:
+    """Numbers of all snapshots, in order, by one listing."""
+    names = (file.path.rpartition("/")[2] for file in storage.list(CATALOG_FOLDER))
+    return sorted(int(found[1]) for found in map(re.compile(r"^(\d+)\.parquet$").match, names) if found)
+
+
+def newest_snapshot(storage: Storage) -> Snapshot | None:
+    """The newest snapshot; None before the first."""
+    numbers = snapshot_numbers(storage)
+    return _read(storage, numbers[-1]) if numbers else None
+
+
+def read_snapshot(storage: Storage, number: int | None = None) -> Snapshot:
+    """Open a snapshot.
+
+    Args:
+        storage: The output.
+        number: Which one; None is the newest.
+
+    Raises:
+        ConfigError: there is no such snapshot.
+        IntegrityError: it is damaged.
+    """
+    if number is None:
+        newest = newest_snapshot(storage)
+        if newest is None:
+            raise ConfigError(f"output {storage.name!r} has no snapshot yet; `run` publishes one when it is done")
+        return newest
+    try:
+        return _read(storage, number)
+    except FileNotFoundError as error:
+        numbers = ", ".join(map(str, snapshot_numbers(storage))) or "none"
+        raise ConfigError(f"snapshot {number} is not in output {storage.name!r}; choose one of: {numbers}") from error
+
+
+def sweep_orphans(storage: Storage) -> Swept:
+    """Remove shards and rejects that no commit names, and what dead runs left in staging; nothing else, ever.
+
+    While a generation has open units, its nameless files stay for 10 minutes: an attempt that nobody waits for any
+    more may still be between its shard and its commit, and would then name a file that is gone. For a committed unit
+    that cannot happen: a second commit is never published. Crash points: any part of the removals is a state that
+    the next sweep completes.
+    """
+    before = time.time() - STAGING_SECONDS
+    files = [*storage.list(CODES_FOLDER), *storage.list(REJECTS_FOLDER)]
+    # Commits are read after the listing: what is committed in between is then named, never an orphan. Generations
+    # are taken from the files' names too, so that a lost plan does not make orphans of its shards.
+    planned = list_generations(storage)
+    named = {commit.unit_id: commit for commit in _live_commits(storage, {*planned, *map(_generation_of, files)})}
+    named_paths = {file.path for commit in named.values() for file in commit.files}
+    unfinished = {generation for generation in planned if _has_open_units(storage, generation)}
+    orphans = [
+        file.path
+        for file in files
+        if file.path not in named_paths
+        and file.path.endswith((".parquet", ".arrow"))
+        and (file.modified < before or _generation_of(file) not in unfinished or _unit_of(file) in named)
+    ]
+    here = Owner.current()
+    staged = [
+        file.path
+        for file in storage.list(STAGING_FOLDER)
+        if file.modified < before or staged_by_the_dead(file.path.rpartition("/")[2], here=here)
+    ]
+    for path in (*orphans, *staged):
+        storage.delete(path)
+    num_shards = sum(path.startswith(f"{CODES_FOLDER}/") for path in orphans)
+    return Swept(shards=num_shards, rejects=len(orphans) - num_shards, staged=len(staged))
+
+
+_PART = re.compile(r"/part-(\d+)-\d+-([0-9a-f]+)")
+
+
+def _generation_of(file: StoredFile) -> int:
+    found = _PART.search(file.path)
+    return int(found[1]) if found else 0
+
+
+def _unit_of(file: StoredFile) -> str:
+    found = _PART.search(file.path)
+    return found[2] if found else ""
+
+
+def _has_open_units(storage: Storage, generation: int) -> bool:
+    return len(committed_unit_ids(storage, generation)) < read_plan_summary(storage, generation).num_units
+
+
+def _live_commits(storage: Storage, generations: Iterable[int]) -> Iterator[Commit]:
+    for generation in sorted(set(generations)):
+        yield from read_commits(storage, generation)
+
+
+def _build(commits: list[Commit], *, recipe_id: str, number: int) -> Snapshot:
+    totals = total(commits)
+    facts = SnapshotFacts(
+        number=number,
+        recipe_id=recipe_id,
+        created_at=datetime.now(UTC),
+        generations=tuple(sorted({commit.generation for commit in commits})),
+        units=totals.units,
+        items=totals.items,
+        rows=totals.rows,
+        rejects=totals.rejects,
+        filtered=totals.filtered,
+        rejects_by_reason=dict(totals.rejects_by_reason),
+        frames=totals.frames,
+        hours=totals.hours,
+        bytes=totals.bytes,
+        digest=totals.digest,
+    )
+    shards = tuple(
+        SnapshotShard(
+            path=file.path,
+            unit_id=commit.unit_id,
+            generation=commit.generation,
+            rows=file.rows,
+            items=commit.num_items,
+            frames=commit.num_frames,
+            hours=commit.audio_seconds / 3600,
+            size_bytes=file.size_bytes,
+            sha256=file.sha256,
+            digest=commit.digest,
+        )
+        for commit in commits
+        for file in commit.shards
+    )
+    return Snapshot(facts=facts, shards=shards)
+
+
+def _same_content(one: Snapshot, other: Snapshot) -> bool:
+    blank: dict[str, Any] = {"number": 1, "created_at": one.facts.created_at}
+    return one.shards == other.shards and one.facts.model_copy(update=blank) == other.facts.model_copy(update=blank)
+
+
+def _to_parquet(snapshot: Snapshot) -> bytes:
+    columns = {name: [getattr(shard, name) for shard in snapshot.shards] for name in _SHARD_COLUMNS.names}
+    table = pa.table(columns, schema=_SHARD_COLUMNS)
+    table = table.replace_schema_metadata({METADATA_KEY: snapshot.facts.model_dump_json().encode()})
+    content = BytesIO()
+    pq.write_table(table, content, compression="zstd", write_page_checksum=True)
+    return content.getvalue()
+
+
+def _read(storage: Storage, number: int) -> Snapshot:
+    path = snapshot_path(number)
+    content = storage.read_bytes(path)
+    try:
+        with open_parquet(BytesIO(content)) as file:
+            table = file.read(use_threads=False)
+        facts = SnapshotFacts.model_validate_json(table.schema.metadata[METADATA_KEY])
+        shards = tuple(SnapshotShard(**row) for row in table.to_pylist())
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValidationError) as error:
+        raise IntegrityError(
+            f"{path} is damaged ({error}); delete it and run again: it is made anew from the commits"
+        ) from error
+    if facts.number != number:
+        raise IntegrityError(f"{path} says it is snapshot {facts.number}: it was moved; put it back or delete it")
+    return Snapshot(facts=facts, shards=shards)

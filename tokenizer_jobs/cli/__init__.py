@@ -1,0 +1,88 @@
+"""The command line. Nothing heavy is imported before a command needs it, so that help comes at once."""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from tokenizer_jobs.cli.commands import COMMANDS
+from tokenizer_jobs.cli.parsing import did_you_mean, parse_arguments
+from tokenizer_jobs.errors import ConfigError, TokenizerJobsError
+
+__all__ = ["main"]
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 75 stopped and resumable, 1 refused or failed.
+
+    Args:
+        argv: Words after the program's name; None takes those of this process.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(words)
+    except TokenizerJobsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output is gone (`... | head`). Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help_text())
+        return 0
+    if words[0] == "--version":
+        print(f"tokenizer-jobs {_version()}")
+        return 0
+    command = COMMANDS.get(words[0])
+    if command is None:
+        raise ConfigError(
+            f"there is no command {words[0]!r}{did_you_mean(words[0], list(COMMANDS))}; "
+            f"expected one of {', '.join(COMMANDS)}"
+        )
+    try:
+        arguments = parse_arguments(command, words[1:])
+    except SystemExit:  # argparse has printed the help that was asked for
+        return 0
+    return command.execute(arguments)
+
+
+def _help_text() -> str:
+    width = max(len(command.usage) for command in COMMANDS.values())
+    lines = [
+        "usage: tokenizer-jobs COMMAND ...",
+        "",
+        "Audio datasets in, EnCodec codes in Parquet out: every item exactly once.",
+    ]
+    group = None
+    for command in COMMANDS.values():
+        if command.group != group:
+            lines += ["", f"{command.group}:"]
+            group = command.group
+        lines.append(f"  {command.usage:<{width}}  {command.summary}")
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "`tokenizer-jobs COMMAND --help` shows a command's flags and an example. A first job, offline:",
+            "  tokenizer-jobs run configs/quickstart.yaml",
+            "",
+            "exit codes: 0 done; 75 stopped, the same command resumes; 1 refused or failed, the reason is on stderr",
+        ]
+    )
+
+
+def _version() -> str:
+    try:
+        return version("tokenizer-jobs")
+    except PackageNotFoundError:
+        return "(not installed, run from a checkout)"

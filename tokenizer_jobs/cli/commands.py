@@ -1,0 +1,290 @@
+"""What each command takes and does: a thin layer over the functions of the same names."""
+
+import argparse
+import shlex
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from tokenizer_jobs.cli.flags import add_job_flags, as_words, override, overrides_in
+from tokenizer_jobs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tokenizer_jobs.config import JobConfig
+
+__all__ = ["COMMANDS", "Command", "load_job"]
+
+EXIT_DONE, EXIT_FAILED, EXIT_STOPPED = 0, 1, 75
+WATCH_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """One command of the command line."""
+
+    name: str
+    operands: str
+    """As help shows them behind the name."""
+    group: str
+    """Heading in the help."""
+    summary: str
+    examples: tuple[str, ...]
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    execute: Callable[[argparse.Namespace], int]
+    """Does the work and gives the exit code."""
+
+    @property
+    def usage(self) -> str:
+        """Name and operands."""
+        return f"{self.name} {self.operands}".strip()
+
+
+def _add_job_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG", help="the job file (YAML); flags below replace single keys of it")
+    add_job_flags(parser)
+
+
+def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("output", metavar="OUTPUT", help="the output of a job: a local folder or an fsspec URL")
+
+
+def _add_json_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
+
+
+def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_job_arguments(parser)
+    _add_json_flag(parser)
+
+
+def _add_status_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_output_arguments(parser)
+    _add_json_flag(parser)
+    parser.add_argument("--watch", action="store_true", help="look again every few seconds until no unit is left")
+
+
+def _add_verify_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_output_arguments(parser)
+    parser.add_argument(
+        "--reencode",
+        metavar="FRACTION",
+        type=float,
+        default=0.0,
+        help="also encode this share of the rows again from their audio, 0 to 1, and report the match (default: 0)",
+    )
+    _add_model_flag(parser)
+    _add_json_flag(parser)
+
+
+def _add_decode_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_output_arguments(parser)
+    parser.add_argument("--id", metavar="ID", required=True, help="the row's id, as in its column `id`")
+    parser.add_argument("-o", "--wav", metavar="WAV", required=True, help="file to write: WAV, 32-bit float")
+    _add_model_flag(parser)
+
+
+def _add_model_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="MODEL", help="where the codec is now, if it moved; its weights must match")
+
+
+def _add_no_arguments(_: argparse.ArgumentParser) -> None:
+    """Take nothing."""
+
+
+def load_job(arguments: argparse.Namespace) -> "JobConfig":
+    """The job file that the arguments name, with their flags over it.
+
+    Raises:
+        ConfigError: a key or value of either is wrong.
+    """
+    from tokenizer_jobs.config import JobConfig
+
+    overrides = overrides_in(arguments)
+    output = next((str(value) for flag, value in overrides.items() if flag.key == ("output",)), None)
+    config = JobConfig.load(arguments.config, output=output)
+    return override(config, {f: v for f, v in overrides.items() if f.key != ("output",)}, origin=arguments.config)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config = load_job(arguments)
+    from tokenizer_jobs.cli.screens import run_screen
+    from tokenizer_jobs.progress import ProgressDisplay
+
+    try:
+        with _sigterm_as_interrupt(), ProgressDisplay(sys.stderr) as display:
+            from tokenizer_jobs.job import run  # imports torch: seconds, in which the display already says something
+
+            result = run(config, report=display.report)
+    except KeyboardInterrupt:  # while loading, planning or publishing; with units in hand `run` stops by itself
+        print("stopped; nothing is lost, and the same command resumes", file=sys.stderr)
+        return EXIT_STOPPED
+    from tokenizer_jobs.audition import any_row_id
+
+    print(run_screen(result, example_id=any_row_id(result.output) if result.rows else None))
+    _complain(result.problems)
+    return result.exit_code
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM end a run as Ctrl-C does wherever the run does not handle it itself, so that the lease is released.
+
+    Outside the main thread, where Python allows no handlers, this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    config = load_job(arguments)
+    from tokenizer_jobs.cli.screens import plan_screen
+    from tokenizer_jobs.dry_run import plan
+
+    result = plan(config)
+    words = ["tokenizer-jobs", "run", arguments.config, *as_words(overrides_in(arguments))]
+    print(result.model_dump_json() if arguments.json else plan_screen(result, run_command=shlex.join(words)))
+    return _complain(result.problems)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from tokenizer_jobs.cli.screens import status_screen
+    from tokenizer_jobs.status import read_status
+
+    if arguments.json and arguments.watch:
+        raise ConfigError("--json prints one object and --watch many; give one of the two")
+    status = read_status(arguments.output)
+    if arguments.json:
+        print(status.model_dump_json())
+        return EXIT_DONE
+    print(status_screen(status))
+    while arguments.watch and not status.is_settled:
+        time.sleep(WATCH_SECONDS)
+        status = read_status(arguments.output)
+        # On a terminal the screen is drawn over the last one; elsewhere screens follow each other.
+        print("\033[H\033[J" if sys.stdout.isatty() else "\n", end="")
+        print(status_screen(status), flush=True)
+    return EXIT_DONE
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from tokenizer_jobs.cli.screens import verify_screen
+    from tokenizer_jobs.verification import verify
+
+    result = verify(arguments.output, reencode=arguments.reencode, model=arguments.model)
+    print(result.model_dump_json() if arguments.json else verify_screen(result))
+    return _complain(result.problems)
+
+
+def _complain(problems: Sequence[str]) -> int:
+    """Put problems on stderr, flushed after what is on stdout; the exit code that they mean."""
+    sys.stdout.flush()
+    for problem in problems:
+        print(f"problem: {problem}", file=sys.stderr)
+    return EXIT_FAILED if problems else EXIT_DONE
+
+
+def _decode(arguments: argparse.Namespace) -> int:
+    from tokenizer_jobs.audition import decode_to_wav
+
+    decoded = decode_to_wav(arguments.output, row_id=arguments.id, destination=arguments.wav, model=arguments.model)
+    print(
+        f"wrote {decoded.path}: {decoded.num_samples / decoded.sample_rate:.3f} s, {decoded.sample_rate} Hz, "
+        f"{decoded.channels} channel{'s' if decoded.channels > 1 else ''}, 32-bit float, decoded by {decoded.codec}"
+    )
+    if not decoded.trained:
+        from tokenizer_jobs.wording import UNTRAINED_NOTE
+
+        print(UNTRAINED_NOTE, file=sys.stderr)
+    return EXIT_DONE
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    from tokenizer_jobs.doctor import examine, findings_text
+
+    findings = examine()
+    print(findings_text(findings))
+    return EXIT_FAILED if any(finding.is_fatal for finding in findings) else EXIT_DONE
+
+
+_DAILY = "jobs"
+_CODES = "using the codes"
+_MACHINE = "this machine"
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        Command(
+            name="run",
+            operands="CONFIG",
+            group=_DAILY,
+            summary="tokenize what is new and publish a snapshot; resumes what was begun",
+            examples=(
+                "tokenizer-jobs run configs/quickstart.yaml",
+                "tokenizer-jobs run job.yaml --output out/low --recipe.codec.bandwidth-kbps 3",
+            ),
+            add_arguments=_add_job_arguments,
+            execute=_run,
+        ),
+        Command(
+            name="plan",
+            operands="CONFIG",
+            group=_DAILY,
+            summary="dry run: what `run` would do; writes nothing",
+            examples=("tokenizer-jobs plan job.yaml", "tokenizer-jobs plan job.yaml --json"),
+            add_arguments=_add_plan_arguments,
+            execute=_plan,
+        ),
+        Command(
+            name="status",
+            operands="OUTPUT",
+            group=_DAILY,
+            summary="what is committed, running and left; works from any machine",
+            examples=("tokenizer-jobs status out/speech --watch", "tokenizer-jobs status s3://bucket/speech --json"),
+            add_arguments=_add_status_arguments,
+            execute=_status,
+        ),
+        Command(
+            name="verify",
+            operands="OUTPUT",
+            group=_DAILY,
+            summary="prove that every item is there once and undamaged; last line: the digest",
+            examples=("tokenizer-jobs verify out/speech", "tokenizer-jobs verify out/speech --reencode 0.01"),
+            add_arguments=_add_verify_arguments,
+            execute=_verify,
+        ),
+        Command(
+            name="decode",
+            operands="OUTPUT --id ID -o WAV",
+            group=_CODES,
+            summary="the codes of one row back to audio",
+            examples=("tokenizer-jobs decode out/speech --id speaker1/hello.flac -o hello.wav",),
+            add_arguments=_add_decode_arguments,
+            execute=_decode,
+        ),
+        Command(
+            name="doctor",
+            operands="",
+            group=_MACHINE,
+            summary="what this machine has, what is missing, and the command that mends it",
+            examples=("tokenizer-jobs doctor",),
+            add_arguments=_add_no_arguments,
+            execute=_doctor,
+        ),
+    )
+}

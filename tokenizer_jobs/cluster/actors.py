@@ -1,0 +1,146 @@
+"""The encoder actor: a plain class that holds a codec for its life and tokenizes units, two at a time."""
+
+import os
+import socket
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Literal, Protocol, cast
+
+import ray
+import torch
+
+from tokenizer_jobs.cluster.faults import EncoderBrokenError
+from tokenizer_jobs.cluster.reach import check_reach
+from tokenizer_jobs.config import CodecRecipe
+from tokenizer_jobs.encoding import Codec, choose_device, load_codec
+from tokenizer_jobs.errors import IntegrityError
+from tokenizer_jobs.pipeline import UnitDone, UnitJob, tokenize_unit
+from tokenizer_jobs.records import Decoded, WorkUnit
+from tokenizer_jobs.storage import Storage
+
+__all__ = ["EncoderActor", "UnitDecoder", "WhereAbouts"]
+
+
+class UnitDecoder(Protocol):
+    """Where an encoder's waveforms come from."""
+
+    def decode(self, unit: WorkUnit, *, careful: bool) -> Iterator[Decoded]:
+        """Decode a unit's items in plan order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WhereAbouts:
+    """Where the cluster placed an encoder."""
+
+    node_id: str
+    host: str
+    pid: int
+    gpu_ids: tuple[int | str, ...]
+    """Of its node; empty on CPU."""
+
+
+class EncoderActor:
+    """Tokenizes units with a codec that stays loaded.
+
+    Args:
+        name: As logs and the dashboard show it.
+        job: What the units share.
+        codec_recipe: The codec to load.
+        device: `auto` where the cluster gave it a GPU; else `cpu`, since without one it would see all GPUs.
+        decoder: Decodes units.
+        local_paths: Files and folders of the source that must be on this node.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        job: UnitJob,
+        codec_recipe: CodecRecipe,
+        device: Literal["auto", "cpu", "cuda"],
+        decoder: UnitDecoder,
+        local_paths: Sequence[str] = (),
+    ) -> None:
+        self._name = name
+        self._job = job
+        self._codec_recipe = codec_recipe
+        self._device = device
+        self._decoder = decoder
+        self._local_paths = local_paths
+        self._encode_lock = threading.Lock()
+        self._num_threads = 1
+        self._loaded: tuple[Codec, Storage, str] | None = None
+
+    def __repr__(self) -> str:
+        return self._name
+
+    def locate(self) -> WhereAbouts:
+        """Say where the actor runs; the first call, which returns as soon as it is placed."""
+        return WhereAbouts(
+            node_id=ray.get_runtime_context().get_node_id(),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            gpu_ids=tuple(ray.get_gpu_ids()),
+        )
+
+    def load(self, *, num_threads: int) -> str:
+        """Load the codec, check that it is the job's, and return the name of the device it is on.
+
+        Args:
+            num_threads: Of torch, for one encode call.
+
+        Raises:
+            ConfigError: the output or the source is not on this node, or the codec cannot be loaded.
+            IntegrityError: its weights are not those of the job.
+        """
+        check_reach(self._job.output, paths=self._local_paths)
+        self._num_threads = num_threads
+        torch.set_num_threads(num_threads)
+        device = choose_device(self._device)
+        codec = load_codec(self._codec_recipe, device=device)
+        found = codec.describe().weights_sha256
+        if found != self._job.weights_sha256:
+            raise IntegrityError(
+                f"{self._name} on {socket.gethostname()} loaded {self._codec_recipe.model} with weights sha256 "
+                f"{found}; the job's are {self._job.weights_sha256}; pin recipe.codec.revision, or make the same model "
+                "available to every node"
+            )
+        self._loaded = (codec, Storage.open(self._job.output), device)
+        return device
+
+    def run(self, unit: WorkUnit, *, number: int, careful: bool) -> UnitDone:
+        """Tokenize and commit a unit.
+
+        Args:
+            unit: The unit.
+            number: Which attempt this is, from 1.
+            careful: A worker died on the unit before.
+
+        Raises:
+            DecodeWorkerLostError: a decode worker died.
+            EncoderBrokenError: the device fails; the actor is of no more use.
+            TransientError: storage failed.
+            IntegrityError: what is stored contradicts the unit.
+        """
+        assert self._loaded is not None, "load() comes before run()"
+        codec, storage, device = self._loaded
+        # OpenMP counts threads for each calling thread, and Ray runs each call in one of its own pool.
+        torch.set_num_threads(self._num_threads)
+        decoded = cast(Generator[Decoded, None, None], self._decoder.decode(unit, careful=careful))
+        with closing(decoded):
+            try:
+                return tokenize_unit(
+                    unit,
+                    decoded=decoded,
+                    job=self._job,
+                    codec=codec,
+                    storage=storage,
+                    attempt=number,
+                    device=device,
+                    encode_lock=self._encode_lock,
+                )
+            except (torch.AcceleratorError, torch.OutOfMemoryError) as error:
+                # After most CUDA errors every later call of the process fails too.
+                raise EncoderBrokenError(f"{self._name} on {socket.gethostname()}: {error}") from error

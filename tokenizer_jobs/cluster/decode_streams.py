@@ -1,0 +1,147 @@
+"""How an encoder pulls decoded items from decode tasks on the cluster, in plan order and in bounded memory.
+
+    task 0   group 0 ─┐       group 2 ─┐
+    task 1            └ group 1 ─┐     └ group 3 …       the encoder takes group 0, 1, 2, 3, …
+
+Each task runs ahead by at most two lists. The consumer starts the tasks itself: a generator of references cannot
+be handed to another process.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import RayError
+
+from tokenizer_jobs.cluster.decode_tasks import decode_share, plan_groups
+from tokenizer_jobs.cluster.faults import DecodeWorkerLostError, decode_fault
+from tokenizer_jobs.config import SourceConfig
+from tokenizer_jobs.decode import AudioTarget
+from tokenizer_jobs.errors import IntegrityError
+from tokenizer_jobs.records import Decoded, DecodedItem, WorkUnit
+
+__all__ = ["DecodeFanOut"]
+
+LISTS_AHEAD = 2
+"""Lists that a decode task may have made and the encoder not yet taken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeFanOut:
+    """How units are decoded on the cluster; it travels to the encoders."""
+
+    source: SourceConfig
+    target: AudioTarget
+    num_tasks: int
+    """For each unit in flight."""
+    cpus: float
+    """That one task reserves."""
+    start_timeout_seconds: float
+    """After which a task that found no place fails its unit, so that units never wait for each other for ever."""
+
+    def decode(self, unit: WorkUnit, *, careful: bool) -> Iterator[Decoded]:
+        """Decode a unit's items in plan order; closing the iterator ends the tasks.
+
+        Args:
+            unit: The unit.
+            careful: A worker died on it: one task, each record in a killable child process.
+
+        Raises:
+            DecodeWorkerLostError: a task's process died, or it found no place.
+            TokenizerJobsError: what decoding raised in a task.
+        """
+        groups = plan_groups(enumerate(unit.items))
+        num_tasks = 1 if careful else min(self.num_tasks, len(groups))
+        tasks = [
+            _DecodeTask(
+                _start(groups[index::num_tasks], fan_out=self, careful=careful, name=f"decode {unit.part_name}"),
+                fan_out=self,
+            )
+            for index in range(num_tasks)
+        ]
+        try:
+            for index, group in enumerate(groups):
+                yield from tasks[index % num_tasks].take(len(group))
+            for task in tasks:
+                task.finish()
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+def _start(share: list[Any], *, fan_out: DecodeFanOut, careful: bool, name: str) -> Any:
+    # The one place that uses Ray's private spelling of backpressure (2.60); without it a task would fill the store.
+    share_decoder: Any = ray.remote  # its annotations know no keyword-only arguments
+    task = share_decoder(decode_share).options(
+        name=name,
+        num_cpus=fan_out.cpus,
+        max_retries=0,
+        num_returns="streaming",
+        _generator_backpressure_num_objects=LISTS_AHEAD,
+    )
+    return task.remote(share, source=fan_out.source, target=fan_out.target, careful=careful)
+
+
+class _DecodeTask:
+    """One decode task, seen by its consumer."""
+
+    def __init__(self, lists: Any, *, fan_out: DecodeFanOut) -> None:
+        self._lists = lists
+        self._fan_out = fan_out
+        self._start_deadline: float | None = time.monotonic() + fan_out.start_timeout_seconds
+
+    def take(self, num_items: int) -> Iterator[Decoded]:
+        """Take the next items of the task's share."""
+        while num_items > 0:
+            items = self._next_list()
+            num_items -= len(items)
+            yield from map(_own_samples, items)
+
+    def finish(self) -> None:
+        """Wait for the end of the task, all of whose items were taken."""
+        try:
+            next(self._lists)
+        except StopIteration:
+            return
+        except RayError as error:
+            raise decode_fault(error) from error
+        raise IntegrityError("a decode task gave more items than its share holds")
+
+    def cancel(self) -> None:
+        """End the task if it still runs, because nobody will take its items."""
+        # Never in place of finish(): to cancel a task that is just ending killed this process in 2 of 150 units
+        # (Ray 2.60: "Tried to complete task that was not pending").
+        if not self._lists.is_finished():
+            ray.cancel(self._lists)
+
+    def _next_list(self) -> list[Decoded]:
+        try:
+            self._await_place()
+            items: list[Decoded] = ray.get(next(self._lists))
+        except StopIteration:
+            raise IntegrityError("a decode task ended before it had given all items of its share") from None
+        except RayError as error:
+            raise decode_fault(error) from error
+        return items
+
+    def _await_place(self) -> None:
+        if self._start_deadline is None:
+            return
+        found, _ = ray.wait([self._lists], timeout=max(0.0, self._start_deadline - time.monotonic()))
+        if not found:
+            raise DecodeWorkerLostError(
+                f"a decode task of {self._fan_out.cpus:g} CPUs found no place within "
+                f"{self._fan_out.start_timeout_seconds:g} s; the cluster's CPUs are taken"
+            )
+        self._start_deadline = None
+
+
+def _own_samples(decoded: Decoded) -> Decoded:
+    # What comes from the object store is a read-only view of it, which torch warns about; int16 is copied anyway,
+    # when it becomes float32.
+    if isinstance(decoded, DecodedItem) and decoded.waveform.dtype == np.float32:
+        return replace(decoded, waveform=decoded.waveform.copy())
+    return decoded

@@ -1,0 +1,160 @@
+"""The Ray executor: hands units to encoders, retries what failed, and stops when asked."""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self
+
+import ray
+
+from tokenizer_jobs.cluster.actors import EncoderActor
+from tokenizer_jobs.cluster.crew import Crew, Ended
+from tokenizer_jobs.cluster.decode_streams import DecodeFanOut
+from tokenizer_jobs.cluster.faults import Fault
+from tokenizer_jobs.cluster.placement import EncoderPlace, Placement, place
+from tokenizer_jobs.cluster.reach import absolute_paths, check_nodes
+from tokenizer_jobs.cluster.retry import Schedule
+from tokenizer_jobs.cluster.session import connected, live_nodes
+from tokenizer_jobs.config import CodecRecipe, Runtime
+from tokenizer_jobs.executors import UnitOutcome
+from tokenizer_jobs.pipeline import UnitJob
+from tokenizer_jobs.records import WorkUnit
+from tokenizer_jobs.stopping import StopRequest
+
+__all__ = ["RayExecutor"]
+
+_log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.2
+"""Between looks at the request to stop."""
+
+
+class RayExecutor:
+    """Tokenizes units with encoder actors on a Ray cluster.
+
+    Entering connects, places the encoders and waits for the first one; the others join as they become ready.
+
+    Args:
+        job: What the units share.
+        codec_recipe: The codec that every encoder loads.
+        runtime: Which cluster, how many encoders, budgets.
+        encoder_class: What the actors are; the face of `EncoderActor`.
+    """
+
+    def __init__(
+        self,
+        job: UnitJob,
+        *,
+        codec_recipe: CodecRecipe,
+        runtime: Runtime,
+        encoder_class: type[Any] = EncoderActor,
+    ) -> None:
+        self._job = job
+        self._codec_recipe = codec_recipe
+        self._runtime = runtime
+        self._encoder_class = encoder_class
+        self._stack = ExitStack()
+        self._crew: Crew | None = None
+        self._placement: Placement | None = None
+        self._cluster = "no cluster"
+
+    def __enter__(self) -> Self:
+        """Connect, and wait for the first encoder.
+
+        Raises:
+            ConfigError: there is no such cluster, it has no place for the encoders, or they cannot load the codec.
+            IntegrityError: an encoder loaded other weights than the job's.
+        """
+        with ExitStack() as stack:
+            self._cluster = stack.enter_context(connected(self._runtime))
+            nodes = live_nodes()
+            self._placement = place(nodes, self._runtime)
+            _log.info("%s", self.describe())
+            if len(nodes) > 1:
+                check_nodes(
+                    nodes,
+                    output=self._job.output,
+                    source=self._job.source,
+                    timeout_seconds=self._runtime.placement_timeout_seconds,
+                )
+            self._crew = Crew(
+                self._placement,
+                start=self._start_encoder,
+                placement_timeout_seconds=self._runtime.placement_timeout_seconds,
+                max_lost=(self._runtime.max_infrastructure_failures + 1) * len(self._placement.encoders),
+            )
+            stack.callback(self._crew.kill)
+            self._crew.start()
+            self._crew.wait_until_ready()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the encoders, and Ray where it was started here."""
+        self._crew = None
+        self._stack.close()
+
+    def describe(self) -> str:
+        """One line on where the work runs."""
+        placed = "not placed yet" if self._placement is None else self._placement.describe()
+        return f"{placed}; {self._cluster}"
+
+    def run(self, units: Iterable[WorkUnit], *, stop: StopRequest) -> Iterator[UnitOutcome]:
+        """Give the outcome of each unit as it ends; after a stop request, only of those in flight that finished.
+
+        Raises:
+            IntegrityError: at once, when one unit meets it.
+            NoEncoderLeftError: all encoders were lost and cannot be replaced.
+            ConfigError: an encoder or decode task cannot do this job at all.
+        """
+        assert self._crew is not None, "run() is called inside the context"
+        schedule = Schedule(units, max_lost_workers=self._runtime.max_infrastructure_failures)
+        while True:
+            if stop.requested:
+                schedule.stop()
+                if stop.seconds_left == 0.0 and not schedule.finished:
+                    _log.warning("the grace period is over; %d units are abandoned", schedule.num_in_flight)
+                    self._crew.kill()
+                    return
+            for encoder, attempt in schedule.assign(self._crew.ready, now=time.monotonic()):
+                self._crew.run(encoder, attempt)
+            if schedule.finished:
+                return
+            for ended in self._crew.wait(timeout_seconds=POLL_SECONDS):
+                outcome = _settle(ended, schedule)
+                if outcome is not None:
+                    self._crew.forget_losses()
+                    yield outcome
+
+    def _start_encoder(self, name: str, place: EncoderPlace, options: dict[str, Any]) -> Any:
+        assert self._placement is not None
+        decoder = DecodeFanOut(
+            source=self._job.source,
+            target=self._job.target,
+            num_tasks=self._placement.decode_tasks,
+            cpus=self._placement.decode_cpus,
+            start_timeout_seconds=self._runtime.placement_timeout_seconds,
+        )
+        actor = ray.remote(self._encoder_class).options(**options)
+        return actor.remote(
+            name,
+            job=self._job,
+            codec_recipe=self._codec_recipe,
+            device=self._runtime.device if place.gpus else "cpu",
+            decoder=decoder,
+            local_paths=absolute_paths(self._job.source),
+        )
+
+
+def _settle(ended: Ended, schedule: Schedule) -> UnitOutcome | None:
+    """Take note of an attempt that ended; None when the unit will be tried again."""
+    if not isinstance(ended.result, Fault):
+        schedule.done(ended.encoder, ended.attempt)
+        return ended.result
+    return schedule.failed(
+        ended.encoder, ended.attempt, ended.result.failure, message=ended.result.message, now=time.monotonic()
+    )

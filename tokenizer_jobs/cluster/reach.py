@@ -1,0 +1,78 @@
+"""Whether every node sees the output and the source as the driver does; a folder of one machine is not on others."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from tokenizer_jobs.cluster.placement import Node
+from tokenizer_jobs.config import FilesSource, SourceConfig
+from tokenizer_jobs.errors import ConfigError
+from tokenizer_jobs.storage import Storage
+
+__all__ = ["absolute_paths", "check_nodes", "check_reach"]
+
+_EVIDENCE = "recipe.json"
+"""Every output that is being written holds it."""
+
+
+def absolute_paths(source: SourceConfig) -> tuple[str, ...]:
+    """The local files and folders that a source names, without their globs."""
+    if not isinstance(source, FilesSource):
+        return ()
+    return tuple(str(_without_glob(Path(path).absolute())) for path in source.paths if "://" not in path)
+
+
+def check_reach(output: str, *, paths: Sequence[str]) -> None:
+    """Check that the output and the local paths are here.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    missing = [path for path in paths if not Path(path).exists()]
+    advice = "on a cluster, use storage that every node mounts at the same place, or a URL"
+    if missing:
+        raise ConfigError(f"the source {missing[0]} is not on every node; {advice}")
+    # Opening a local output would make it.
+    if ("://" not in output and not Path(output).is_dir()) or not Storage.open(output).exists(_EVIDENCE):
+        raise ConfigError(f"the output {output} is not on every node; {advice}")
+
+
+def check_nodes(nodes: Sequence[Node], *, output: str, source: SourceConfig, timeout_seconds: float) -> None:
+    """Check the reach of every node; one that does not answer in time is left to the encoders' own check.
+
+    Raises:
+        ConfigError: a node does not see the output or the source.
+    """
+    checker: Any = ray.remote
+    checks = [
+        checker(check_reach)
+        .options(
+            name=f"check {node.node_id[:8]}",
+            num_cpus=0,
+            max_retries=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
+        )
+        .remote(output, paths=absolute_paths(source))
+        for node in nodes
+    ]
+    answered, late = ray.wait(checks, num_returns=len(checks), timeout=timeout_seconds)
+    for check in late:
+        ray.cancel(check)
+    for check in answered:
+        try:
+            ray.get(check)
+        except ConfigError as error:
+            raise getattr(error, "cause", error) from None
+        except RayError:
+            continue  # the node is gone
+
+
+def _without_glob(path: Path) -> Path:
+    while any(character in path.name for character in "*?["):
+        path = path.parent
+    parents = [parent for parent in path.parents if any(character in parent.name for character in "*?[")]
+    return parents[-1].parent if parents else path

@@ -1,0 +1,163 @@
+"""Which attempt at which unit runs next, and where; pure: the caller gives the time and reports what happened.
+
+fresh ──▶ in flight ──▶ done
+            │  ▲
+            │  └── again after a pause ◀── storage failed (3 tries)
+            │
+            └── a worker died ──▶ again, carefully and alone on its encoder (infrastructure budget)
+"""
+
+import heapq
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tokenizer_jobs.executors import MAX_TRANSIENT_FAILURES, UnitFailed
+from tokenizer_jobs.records import WorkUnit
+
+__all__ = ["UNITS_PER_ENCODER", "Attempt", "Failure", "Schedule"]
+
+UNITS_PER_ENCODER = 2
+"""Units in flight on one encoder, so that one decodes while the other encodes."""
+
+FIRST_PAUSE_SECONDS = 0.5
+"""Wait before a unit meets failing storage again; doubled each time."""
+
+
+class Failure(StrEnum):
+    """Why an attempt failed, as far as it can be tried again."""
+
+    WORKER_LOST = "a worker was lost"
+    STORAGE = "storage failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try at one unit."""
+
+    unit: WorkUnit
+    number: int
+    """From 1."""
+    careful: bool
+    """A worker died on the unit before: run it alone on an encoder, and decode its records in killable processes."""
+    num_lost_workers: int = 0
+    num_storage_failures: int = 0
+
+
+class Schedule:
+    """Hands out attempts to encoders, and turns failures into further attempts.
+
+    Args:
+        units: Pulled one at a time, as encoders become free.
+        max_lost_workers: Lost workers that one unit may meet before it is given up.
+    """
+
+    def __init__(self, units: Iterable[WorkUnit], *, max_lost_workers: int) -> None:
+        self._units: Iterator[WorkUnit] | None = iter(units)
+        self._max_lost_workers = max_lost_workers
+        self._waiting: list[tuple[float, int, Attempt]] = []
+        self._order = itertools.count()
+        self._in_flight: dict[str, list[Attempt]] = {}
+
+    @property
+    def num_in_flight(self) -> int:
+        """Attempts that were handed out and have not ended."""
+        return sum(map(len, self._in_flight.values()))
+
+    @property
+    def finished(self) -> bool:
+        """Nothing is in flight and nothing is left to hand out."""
+        return self._units is None and not self._waiting and not self.num_in_flight
+
+    def stop(self) -> None:
+        """Hand out nothing any more; what is in flight may end."""
+        self._units = None
+        self._waiting.clear()
+
+    def assign(self, encoders: Sequence[str], *, now: float) -> list[tuple[str, Attempt]]:
+        """Choose attempts for encoders that have room, idle encoders first.
+
+        Args:
+            encoders: Names of those that are ready for work.
+            now: In seconds, on the clock of `failed`.
+        """
+        given = [*self._assign_careful(encoders, now=now)]
+        kept_free = self._kept_free(encoders, now=now)
+        for load in range(UNITS_PER_ENCODER):
+            for encoder in encoders:
+                in_flight = self._in_flight.get(encoder, [])
+                if len(in_flight) != load or encoder in kept_free or any(a.careful for a in in_flight):
+                    continue
+                attempt = self._pop_due(careful=False, now=now) or self._next_fresh()
+                if attempt is None:
+                    return given
+                given.append(self._start(encoder, attempt))
+        return given
+
+    def done(self, encoder: str, attempt: Attempt) -> None:
+        """Take note that an attempt ended well."""
+        self._in_flight[encoder].remove(attempt)
+
+    def failed(
+        self, encoder: str, attempt: Attempt, failure: Failure, *, message: str, now: float
+    ) -> UnitFailed | None:
+        """Plan the next attempt of a unit; None when there will be one.
+
+        Args:
+            encoder: Where it ran.
+            attempt: The attempt that failed.
+            failure: Decides which budget it counts against.
+            message: What was seen, for a person.
+            now: In seconds, on the clock of `assign`.
+        """
+        self._in_flight[encoder].remove(attempt)
+        lost = attempt.num_lost_workers + (failure is Failure.WORKER_LOST)
+        storage = attempt.num_storage_failures + (failure is Failure.STORAGE)
+        if lost > self._max_lost_workers or storage >= MAX_TRANSIENT_FAILURES:
+            return UnitFailed(unit=attempt.unit, attempts=attempt.number, message=f"{failure}: {message}")
+        again = Attempt(
+            unit=attempt.unit,
+            number=attempt.number + 1,
+            careful=attempt.careful or failure is Failure.WORKER_LOST,
+            num_lost_workers=lost,
+            num_storage_failures=storage,
+        )
+        pause = FIRST_PAUSE_SECONDS * 2 ** (storage - 1) if failure is Failure.STORAGE else 0.0
+        heapq.heappush(self._waiting, (now + pause, next(self._order), again))
+        return None
+
+    def _assign_careful(self, encoders: Sequence[str], *, now: float) -> Iterator[tuple[str, Attempt]]:
+        for encoder in encoders:
+            if not self._in_flight.get(encoder):
+                attempt = self._pop_due(careful=True, now=now)
+                if attempt is None:
+                    return
+                yield self._start(encoder, attempt)
+
+    def _kept_free(self, encoders: Sequence[str], *, now: float) -> set[str]:
+        """Encoders that get nothing new, so that they become idle for the careful attempts that wait."""
+        num_waiting = sum(attempt.careful and due <= now for due, _, attempt in self._waiting)
+        busy = [e for e in encoders if not any(a.careful for a in self._in_flight.get(e, []))]
+        return set(sorted(busy, key=lambda e: len(self._in_flight.get(e, [])))[:num_waiting])
+
+    def _pop_due(self, *, careful: bool, now: float) -> Attempt | None:
+        due = sorted(entry for entry in self._waiting if entry[0] <= now and entry[2].careful == careful)
+        if not due:
+            return None
+        self._waiting.remove(due[0])
+        heapq.heapify(self._waiting)
+        return due[0][2]
+
+    def _next_fresh(self) -> Attempt | None:
+        if self._units is None:
+            return None
+        unit = next(self._units, None)
+        if unit is None:
+            self._units = None
+            return None
+        return Attempt(unit=unit, number=1, careful=False)
+
+    def _start(self, encoder: str, attempt: Attempt) -> tuple[str, Attempt]:
+        self._in_flight.setdefault(encoder, []).append(attempt)
+        return encoder, attempt

@@ -1,0 +1,282 @@
+"""The job file, one frozen pydantic tree.
+
+`recipe` decides an item's codes, `selection` which items and how they are grouped, `runtime` only speed.
+"""
+
+import difflib
+import importlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from tokenizer_jobs.errors import ConfigError
+
+__all__ = [
+    "AudioRecipe",
+    "CodecRecipe",
+    "DemoSource",
+    "FilesSource",
+    "Filters",
+    "JobConfig",
+    "PluginSource",
+    "Recipe",
+    "Runtime",
+    "Selection",
+    "Shards",
+    "SourceConfig",
+]
+
+Auto = Literal["auto"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class CodecRecipe(_Frozen):
+    """Which codec, and how it is used."""
+
+    model: str = "facebook/encodec_24khz"
+    """Hub id, local folder, a `.th` file, or `demo` (small, inside the package)."""
+    revision: str | None = None
+    """Commit or tag of a hub id; null takes the hub's default."""
+    bandwidth_kbps: float = Field(default=6.0, gt=0)
+    """One of the model's bandwidths in kbit/s; it decides the number of codebooks."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Arithmetic of the convolutions; only fp32 gives the reference's codes."""
+
+
+class AudioRecipe(_Frozen):
+    """How a file becomes a waveform at the codec's rate."""
+
+    resampler: Literal["soxr_hq", "reference"] = "soxr_hq"
+    """soxr's HQ, or the sinc-Hann kernel of EnCodec's own `convert_audio`."""
+    channels: Literal["auto", "mono", "stereo", "first", "left", "right"] = "auto"
+    """auto: mean to a mono codec, mono duplicated to a stereo codec, more than 2 channels are a reject."""
+    long_audio: Literal["exact"] = "exact"
+    """exact: codes equal those of the whole file, however long."""
+    slice_seconds: None = None
+    """null: one row per item."""
+    on_truncated: Literal["reject", "keep"] = "reject"
+    """What to do with audio that is shorter than its header says; kept rows are flagged `truncated`."""
+
+
+class Recipe(_Frozen):
+    """Everything that decides an item's codes; hashed into every file."""
+
+    codec: CodecRecipe = CodecRecipe()
+    audio: AudioRecipe = AudioRecipe()
+
+
+class FilesSource(_Frozen):
+    """Folders, globs and single files, local or behind any fsspec URL."""
+
+    kind: Literal["files"] = "files"
+    paths: tuple[str, ...] = Field(min_length=1)
+    """Folders (read recursively), globs, or files."""
+    pattern: str | None = None
+    """Glob on the path below a folder, such as `**/*.flac`; null takes every file with an audio extension."""
+
+    @field_validator("paths", mode="before")
+    @classmethod
+    def _one_path_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
+class DemoSource(_Frozen):
+    """A few dozen short clips made by code."""
+
+    kind: Literal["demo"] = "demo"
+
+
+class PluginSource(BaseModel):
+    """A source of one's own: `kind` is `package.module:Class`, every other key goes to its constructor."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    kind: str = Field(pattern=r"^[\w.]+:\w+$")
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The keyword arguments of the source's constructor."""
+        return dict(self.model_extra or {})
+
+    def load(self) -> Any:
+        """Import and build the source.
+
+        Raises:
+            ConfigError: the module or the class cannot be found.
+        """
+        module_name, _, class_name = self.kind.partition(":")
+        try:
+            factory = getattr(importlib.import_module(module_name), class_name)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(
+                f"selection.source.kind = {self.kind!r} cannot be imported ({error}); "
+                "expected package.module:Class importable where the job runs"
+            ) from error
+        return factory(**self.options)
+
+
+def _source_tag(value: Any) -> str | None:
+    kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
+    return "plugin" if isinstance(kind, str) and ":" in kind else kind
+
+
+SourceConfig = Annotated[
+    Annotated[FilesSource, Tag("files")] | Annotated[DemoSource, Tag("demo")] | Annotated[PluginSource, Tag("plugin")],
+    Discriminator(
+        _source_tag,
+        custom_error_type="source_kind",
+        custom_error_message="selection.source.kind must be one of files, demo, or package.module:Class",
+    ),
+]
+
+
+class Filters(_Frozen):
+    """Items outside these bounds are rejects of stage `filter`."""
+
+    min_seconds: float | None = Field(default=None, gt=0)
+    """Shortest duration that is tokenized; null: any."""
+    max_seconds: float | None = Field(default=None, gt=0)
+    """Longest duration that is tokenized; null: any."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.min_seconds is not None and self.max_seconds is not None and self.min_seconds > self.max_seconds:
+            raise ValueError(f"min_seconds = {self.min_seconds} is above max_seconds = {self.max_seconds}")
+        return self
+
+
+class Shards(_Frozen):
+    """How items are grouped and stored."""
+
+    format: Literal["parquet", "arrow"] = "parquet"
+    """parquet, or arrow (IPC files)."""
+    unit_minutes: Auto | Annotated[float, Field(gt=0)] = "auto"
+    """Minutes of audio in one work unit; auto: total / 1024, kept between 2 minutes and 24 hours."""
+
+
+class Selection(_Frozen):
+    """Which items, and how they are grouped."""
+
+    source: SourceConfig
+    filters: Filters = Filters()
+    max_reject_fraction: float | None = Field(default=None, ge=0, le=1)
+    """The job fails when more than this share of its items are rejects (filtered ones not counted); null: never."""
+    shards: Shards = Shards()
+
+
+class Runtime(_Frozen):
+    """Changes only speed."""
+
+    executor: Literal["auto", "inline", "ray"] = "auto"
+    """inline: this process; ray: pinned actors; auto: ray where it pays."""
+    ray_address: str = "auto"
+    """auto: RAY_ADDRESS, or the cluster of the Ray job we are in, else a private local Ray."""
+    encoders: Auto | Annotated[int, Field(gt=0)] = "auto"
+    """Number of encoder actors; more than GPUs share them evenly. auto: one per GPU, else one per CPU."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where encoders run."""
+    batch_seconds: float = Field(default=120.0, gt=0)
+    """Audio encoded in one call, at most; one item is never split."""
+    decode_tasks: Auto | Annotated[int, Field(gt=0)] = "auto"
+    """Decode tasks per work unit in flight, each with a fixed share of the unit."""
+    decode_cpus: float = Field(default=0.25, ge=0.25)
+    """CPUs that one decode task reserves."""
+    max_infrastructure_failures: int = Field(default=20, ge=0)
+    """Lost workers and nodes that one work unit may meet before the job gives it up."""
+    placement_timeout_seconds: float = Field(default=50.0, gt=0)
+    """How long to wait for the first encoder before saying what is missing."""
+    grace_seconds: float = Field(default=30.0, ge=0)
+    """After SIGTERM or SIGINT: time for units in flight to finish before they are abandoned."""
+
+
+class JobConfig(_Frozen):
+    """One job."""
+
+    output: str
+    """Local path or fsspec URL; it is the dataset's identity: run again to resume, or to add what is new."""
+    recipe: Recipe = Recipe()
+    selection: Selection
+    runtime: Runtime = Runtime()
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, output: str | None = None) -> Self:
+        """Read and validate a job file.
+
+        Args:
+            path: A YAML file.
+            output: Replaces the file's `output`; None keeps it.
+
+        Raises:
+            ConfigError: the file is missing, is not YAML, or a key or value is wrong.
+        """
+        try:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"job file {os.fspath(path)!r} cannot be read: {error.strerror or error}") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"job file {os.fspath(path)!r} is not YAML: {error}") from error
+        if not isinstance(content, dict):
+            raise ConfigError(
+                f"job file {os.fspath(path)!r} holds {type(content).__name__}, expected a mapping of keys"
+            )
+        if output is not None:
+            content["output"] = output
+        return cls.parse(content, origin=os.fspath(path))
+
+    @classmethod
+    def parse(cls, content: Mapping[str, Any], *, origin: str) -> Self:
+        """Validate a mapping; `origin` names it in messages.
+
+        Raises:
+            ConfigError: naming every wrong key and value.
+        """
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise ConfigError(f"{origin}: " + "; ".join(_explain(error))) from error
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    for detail in error.errors():
+        # The names of union members that pydantic puts into the path are ours, not the user's.
+        steps = [str(step) for step in detail["loc"] if str(step) not in _UNION_MEMBERS]
+        key = ".".join(steps) or "the file"
+        if detail["type"] == "extra_forbidden":
+            yield f"unknown key {key}{_suggestion(steps[-1])}"
+        elif detail["type"] == "missing":
+            yield f"{key} is missing"
+        else:
+            yield f"{key} = {detail['input']!r}: {detail['msg']}"
+
+
+_UNION_MEMBERS = frozenset({"files", "demo", "plugin", "literal['auto']", "constrained-float", "constrained-int"})
+
+
+def _suggestion(key: str) -> str:
+    close = difflib.get_close_matches(key, sorted(_known_keys(JobConfig)), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _known_keys(model: type[BaseModel]) -> Iterator[str]:
+    for name, info in model.model_fields.items():
+        yield name
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            yield from _known_keys(info.annotation)
+    if model is Selection:
+        yield from FilesSource.model_fields

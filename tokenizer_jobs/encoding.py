@@ -1,0 +1,193 @@
+"""Waveforms to codes and back: the codec protocol, and EnCodec behind it.
+
+Another codec slots in by offering the three methods of `Codec`; no other room knows which one runs.
+"""
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from encodec_core import BatchEncoder, Codes, EncodecModel
+from encodec_core.agreement import Agreement, compare_codes
+from tokenizer_jobs.config import CodecRecipe
+from tokenizer_jobs.errors import ConfigError
+from tokenizer_jobs.recipe import CodecFacts
+from tokenizer_jobs.records import EncodedItem
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+
+__all__ = [
+    "Codec",
+    "EncodecCodec",
+    "available_cpus",
+    "choose_device",
+    "describe_codec",
+    "limit_torch_threads",
+    "load_codec",
+]
+
+Waveform = npt.NDArray[np.float32]
+"""[C, n] in [-1, 1], at the codec's rate and channel count."""
+
+
+class Codec(Protocol):
+    """What the service asks of a codec."""
+
+    def encode(self, waveforms: Sequence[Waveform]) -> list[EncodedItem]:
+        """Encode each waveform [C, n] as if it were alone."""
+
+    def decode(self, encoded: Sequence[EncodedItem], *, num_samples: Sequence[int]) -> list[Waveform]:
+        """Decode each item to a waveform [C, n] of the given number of samples."""
+
+    def describe(self) -> CodecFacts:
+        """Say what the codec is, down to the sha256 of its weights."""
+
+
+def choose_device(device: DeviceName) -> Literal["cpu", "cuda"]:
+    """Return the torch device that `runtime.device` means on this machine.
+
+    Raises:
+        ConfigError: `cuda` was asked for and torch sees no GPU.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "runtime.device = 'cuda', but torch sees no GPU here; use auto or cpu, or install a CUDA build"
+        )
+    if device == "cpu":
+        return "cpu"
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def limit_torch_threads(num_threads: int) -> int:
+    """Set how many threads torch computes one operation with, and return how many it was."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    return before
+
+
+def describe_codec(recipe: CodecRecipe) -> CodecFacts:
+    """Load the codec that a recipe names and say what it is, without getting it ready to encode.
+
+    Raises:
+        ConfigError: the model cannot be found or read, or does not offer the bandwidth.
+    """
+    return _facts(_load_model(recipe), recipe)
+
+
+def load_codec(recipe: CodecRecipe, *, device: DeviceName) -> "EncodecCodec":
+    """Load the codec that a recipe names.
+
+    Raises:
+        ConfigError: the model cannot be found or read, or does not offer the bandwidth or precision.
+    """
+    torch_device = choose_device(device)
+    if recipe.precision != "fp32" and torch_device == "cpu":
+        raise ConfigError(f"recipe.codec.precision = {recipe.precision!r} needs a GPU; on CPU choose fp32")
+    return EncodecCodec(_load_model(recipe), recipe=recipe, device=torch_device)
+
+
+@lru_cache(maxsize=1)
+def _load_model(recipe: CodecRecipe) -> EncodecModel:
+    try:
+        model = EncodecModel.from_pretrained(recipe.model, revision=recipe.revision)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"recipe.codec.model = {recipe.model!r} cannot be loaded: {error}") from error
+    offered = model.config.target_bandwidths
+    if recipe.bandwidth_kbps not in offered:
+        raise ConfigError(
+            f"recipe.codec.bandwidth_kbps = {recipe.bandwidth_kbps:g} is not offered by {recipe.model}; "
+            f"choose one of {', '.join(f'{bandwidth:g}' for bandwidth in offered)}"
+        )
+    return model
+
+
+class EncodecCodec:
+    """EnCodec behind the codec protocol.
+
+    Args:
+        model: The model whose codes are wanted; its weights define the output.
+        recipe: Bandwidth, precision, and the name under which the model is recorded.
+        device: A torch device.
+    """
+
+    def __init__(self, model: EncodecModel, *, recipe: CodecRecipe, device: str) -> None:
+        self.model = model
+        self._recipe = recipe
+        self._encoder = BatchEncoder(
+            model, bandwidth_kbps=recipe.bandwidth_kbps, device=device, precision=recipe.precision
+        )
+
+    def encode(self, waveforms: Sequence[Waveform]) -> list[EncodedItem]:
+        """Encode waveforms [C, n]; when a GPU runs out of memory the batch is split and goes on."""
+        try:
+            encoded = self._encoder.encode([torch.from_numpy(waveform) for waveform in waveforms])
+        except torch.OutOfMemoryError:
+            if len(waveforms) == 1:
+                raise
+            torch.cuda.empty_cache()
+            half = len(waveforms) // 2
+            return self.encode(waveforms[:half]) + self.encode(waveforms[half:])
+        return [_to_encoded_item(codes) for codes in encoded]
+
+    def decode(self, encoded: Sequence[EncodedItem], *, num_samples: Sequence[int]) -> list[Waveform]:
+        """Decode to waveforms [C, n], cut to `num_samples` each."""
+        waveforms = self._encoder.decode([_to_codes(item) for item in encoded])
+        return [waveform[:, :n].numpy() for waveform, n in zip(waveforms, num_samples, strict=True)]
+
+    def compare(self, waveform: Waveform, stored: EncodedItem) -> Agreement:
+        """Compare stored codes with those that the plain model gives a waveform [C, n]."""
+        return compare_codes(
+            self.model, torch.from_numpy(waveform), _to_codes(stored), bandwidth_kbps=self._recipe.bandwidth_kbps
+        )
+
+    def describe(self) -> CodecFacts:
+        """Return the facts that go into every file."""
+        return _facts(self.model, self._recipe)
+
+
+def _facts(model: EncodecModel, recipe: CodecRecipe) -> CodecFacts:
+    config, provenance = model.config, model.provenance
+    assert provenance is not None, "load_codec reads the weights from files"
+    return CodecFacts(
+        name=recipe.model,
+        revision=provenance.revision or recipe.revision,
+        weights_sha256=provenance.weights_sha256,
+        file_sha256=dict(provenance.files),
+        config=config.to_dict(),
+        sample_rate=config.sampling_rate,
+        channels=config.audio_channels,
+        hop_length=config.hop_length,
+        frame_rate=config.frame_rate,
+        num_codebooks=config.n_q_for(recipe.bandwidth_kbps),
+        bandwidth_kbps=recipe.bandwidth_kbps,
+        codebook_size=config.codebook_size,
+        precision=recipe.precision,
+        windowed=config.chunk_length is not None,
+        trained=recipe.model != "demo",
+    )
+
+
+def _to_encoded_item(codes: Codes) -> EncodedItem:
+    if codes.scales is None or codes.window_frames is None:
+        return EncodedItem(codes=codes.codes.numpy())
+    return EncodedItem(
+        codes=codes.codes.numpy(), scales=codes.scales.numpy(), window_frames=codes.window_frames.numpy()
+    )
+
+
+def _to_codes(item: EncodedItem) -> Codes:
+    return Codes(
+        codes=torch.from_numpy(np.array(item.codes)),  # copied: rows of a shard are read-only views of it
+        scales=None if item.scales is None else torch.from_numpy(np.array(item.scales)),
+        window_frames=None if item.window_frames is None else torch.from_numpy(np.array(item.window_frames)),
+    )

@@ -1,0 +1,354 @@
+"""A whole run: claim the output, finish what was begun, plan what is new, tokenize it, publish a snapshot.
+
+    lease ─▶ recipe ─▶ open generation? tokenize it ─▶ list, plan what is new ─▶ tokenize ─▶ snapshot ─▶ sweep
+
+A run that dies at any of these arrows is resumed by the next: every step is either repeated harmlessly or found done.
+"""
+
+import os
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from tokenizer_jobs.accounting import total
+from tokenizer_jobs.breadcrumbs import Breadcrumbs
+from tokenizer_jobs.catalog import newest_snapshot, publish_snapshot, sweep_orphans
+from tokenizer_jobs.commits import Commit, Outcome, read_commits
+from tokenizer_jobs.config import JobConfig, Selection
+from tokenizer_jobs.decode import AudioTarget, decoder_versions
+from tokenizer_jobs.encoding import available_cpus, choose_device, describe_codec, load_codec
+from tokenizer_jobs.errors import ConfigError, OutputBusyError
+from tokenizer_jobs.executors import Executor, InlineExecutor, UnitFailed, UnitOutcome
+from tokenizer_jobs.lease import Lease
+from tokenizer_jobs.pipeline import UnitJob
+from tokenizer_jobs.planning import (
+    PlanFacts,
+    PlanSummary,
+    compare_with_known,
+    known_items,
+    list_generations,
+    plan_units,
+    read_plan_summary,
+    read_units,
+    write_plan,
+)
+from tokenizer_jobs.recipe import CodecFacts, ResolvedRecipe, file_metadata, store_recipe
+from tokenizer_jobs.results import Progress, RunResult, summary_fields
+from tokenizer_jobs.schema import row_schema
+from tokenizer_jobs.sources import make_source
+from tokenizer_jobs.stopping import StopRequest, stop_on_signals
+from tokenizer_jobs.storage import Storage
+
+__all__ = ["Report", "run"]
+
+RAY_PAYS_SECONDS = 600.0
+"""Audio left from which `executor: auto` starts Ray on a machine with several CPUs: Ray itself takes 5 to 10 s."""
+
+Report = Callable[[Progress], None]
+
+
+def run(config: JobConfig, *, report: Report | None = None) -> RunResult:
+    """Bring an output up to date with its source.
+
+    Args:
+        config: The job.
+        report: Called with the progress at the start and after every unit; None: nobody listens.
+
+    Returns:
+        The counts of the output and how the run ended: `stopped` after SIGTERM or SIGINT, with `problems` when units
+        were given up or too many items rejected.
+
+    Raises:
+        ConfigError: the job cannot be done as it is written.
+        OutputBusyError: another live run holds the output, or took it over.
+        IntegrityError: what is stored contradicts itself.
+    """
+    storage = Storage.open(config.output)
+    facts = describe_codec(config.recipe.codec)
+    recipe = ResolvedRecipe.resolve(config.recipe, facts)
+    with Lease(storage, run_id := uuid.uuid4().hex[:12]) as lease:
+        store_recipe(storage, recipe)
+        return _Run(
+            config=config,
+            storage=storage,
+            facts=facts,
+            recipe=recipe,
+            run_id=run_id,
+            lease=lease,
+            stop=StopRequest(grace_seconds=config.runtime.grace_seconds),
+            report=report or _ignore,
+        ).execute()
+
+
+def _ignore(_progress: Progress) -> None:
+    """Nobody listens."""
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """One run under the output's lease."""
+
+    config: JobConfig
+    storage: Storage
+    facts: CodecFacts
+    recipe: ResolvedRecipe
+    run_id: str
+    lease: Lease
+    stop: StopRequest
+    report: Report
+    started: float = field(default_factory=time.monotonic)
+    new_rows: int = 0
+    new_seconds: float = 0.0
+    changed: int = 0
+    vanished: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def execute(self) -> RunResult:
+        """Take the steps drawn at the top of this module."""
+        self._tell(None, message=_codec_line(self.facts))
+        generations = list_generations(self.storage)
+        if generations:
+            self._tokenize(read_plan_summary(self.storage, generations[-1]))
+        if self._may_go_on():
+            grown = self._plan_what_is_new(generations)
+            if grown is not None:
+                self._tokenize(grown)
+        if self._may_go_on():
+            self._publish()
+        return self._result()
+
+    def _may_go_on(self) -> bool:
+        if self.lease.lost is not None:
+            raise OutputBusyError(f"this run lost the output {self.storage.name!r}: {self.lease.lost}")
+        return not self.stop.requested and not self.problems
+
+    def _plan_what_is_new(self, generations: tuple[int, ...]) -> PlanSummary | None:
+        selection, source = self.config.selection, make_source(self.config.selection.source)
+        row_schema(source.user_schema)  # a clash of names is refused before anything is planned
+        listing = source.list()
+        comparison = compare_with_known(listing.items, known_items(self.storage, generations))
+        self.changed, self.vanished = len(comparison.changed), len(comparison.vanished)
+        if not comparison.new:
+            return None
+        generation = max(generations, default=0) + 1
+        newest = newest_snapshot(self.storage)
+        units = plan_units(
+            comparison.new,
+            generation=generation,
+            recipe_id=self.recipe.recipe_id,
+            unit_minutes=selection.shards.unit_minutes,
+        )
+        plan_facts = PlanFacts(
+            generation=generation,
+            recipe_id=self.recipe.recipe_id,
+            selection=selection.model_dump(mode="json"),
+            base_snapshot=None if newest is None else newest.number,
+            skipped=dict(listing.skipped),
+            num_unchanged=len(comparison.unchanged),
+            num_changed=self.changed,
+            num_vanished=self.vanished,
+            decoder_versions=decoder_versions(),
+        )
+        return write_plan(self.storage, units, facts=plan_facts, user_schema=source.user_schema)
+
+    def _tokenize(self, plan: PlanSummary) -> None:
+        """Tokenize the open units of a generation, as its plan selected them."""
+        tally = _Tally(plan, read_commits(self.storage, plan.generation))
+        if not tally.is_complete:
+            _check_versions(plan)
+            self._run_units(plan, tally)
+        self._judge(plan, tally)
+
+    def _run_units(self, plan: PlanSummary, tally: "_Tally") -> None:
+        job = self._unit_job(plan)
+        units = (unit for unit in read_units(self.storage, plan.generation) if unit.unit_id not in tally.unit_ids)
+        seconds_left = max(0.0, plan.estimated_seconds - tally.seconds)
+        with self._executor(job, seconds_left=seconds_left) as executor, stop_on_signals(self.stop):
+            self._tell(tally, message=executor.describe())
+            for outcome in executor.run(units, stop=self.stop):
+                self._count(outcome, tally)
+                if self.lease.lost is not None or tally.failures > self._reject_limit(plan):
+                    self.stop.request()
+                    break
+
+    def _count(self, outcome: UnitOutcome, tally: "_Tally") -> None:
+        if isinstance(outcome, UnitFailed):
+            unit = outcome.unit
+            self.problems.append(
+                f"unit {unit.part_name} was given up after {outcome.attempts} attempts ({outcome.message}); "
+                "run again to try it anew"
+            )
+            return
+        commit = outcome.published.commit
+        tally.add(commit)
+        if outcome.published.outcome is Outcome.PUBLISHED:
+            self.new_rows += commit.num_rows
+            self.new_seconds += commit.audio_seconds
+        differing = outcome.published.num_differing
+        note = f"{differing} rows of {outcome.unit.part_name} had other codes in another attempt" if differing else None
+        self._tell(tally, message=note)
+
+    def _judge(self, plan: PlanSummary, tally: "_Tally") -> None:
+        if tally.failures > self._reject_limit(plan):
+            self.problems.append(
+                f"{tally.failures} of {plan.num_items} items are rejects ({tally.reasons_line}), more than "
+                f"selection.max_reject_fraction = {self.config.selection.max_reject_fraction} allows; look into "
+                "rejects/, then mend the inputs or raise the limit, and run again"
+            )
+        elif tally.is_complete and tally.rows == 0 and tally.failures:
+            self.problems.append(
+                f"every item of generation {plan.generation} was rejected ({tally.reasons_line}); look into rejects/"
+            )
+
+    def _reject_limit(self, plan: PlanSummary) -> float:
+        fraction = self.config.selection.max_reject_fraction
+        return float("inf") if fraction is None else fraction * plan.num_items
+
+    def _unit_job(self, plan: PlanSummary) -> UnitJob:
+        selection = Selection.model_validate(plan.selection)
+        user_schema = make_source(selection.source).user_schema
+        metadata = file_metadata(self.recipe, self.facts, plan.decoder_versions, schema=row_schema(user_schema))
+        return UnitJob(
+            output=self.storage.url,
+            run_id=self.run_id,
+            recipe_id=self.recipe.recipe_id,
+            weights_sha256=self.facts.weights_sha256,
+            source=selection.source,
+            target=AudioTarget.for_codec(self.facts, audio=self.config.recipe.audio, filters=selection.filters),
+            metadata=metadata,
+            user_schema=user_schema,
+            shard_format=selection.shards.format,
+            batch_seconds=self.config.runtime.batch_seconds,
+        )
+
+    def _executor(self, job: UnitJob, *, seconds_left: float) -> Executor:
+        if _uses_ray(self.config, seconds_left=seconds_left):
+            from tokenizer_jobs.cluster import RayExecutor  # Ray takes half a second to import
+
+            return RayExecutor(job, codec_recipe=self.config.recipe.codec, runtime=self.config.runtime)
+        device = choose_device(self.config.runtime.device)
+        return InlineExecutor(
+            job,
+            codec=load_codec(self.config.recipe.codec, device=device),
+            storage=self.storage,
+            breadcrumbs=Breadcrumbs(self.storage.url),
+            device=device,
+            encoders=self.config.runtime.encoders,
+        )
+
+    def _publish(self) -> None:
+        if list_generations(self.storage):
+            publish_snapshot(self.storage, recipe_id=self.recipe.recipe_id)
+            sweep_orphans(self.storage)
+
+    def _tell(self, tally: "_Tally | None", *, message: str | None = None) -> None:
+        elapsed_seconds = time.monotonic() - self.started
+        if tally is None:
+            self.report(Progress(elapsed_seconds=elapsed_seconds, message=message))
+            return
+        self.report(
+            Progress(
+                units=tally.plan.num_units,
+                units_committed=len(tally.unit_ids),
+                items=tally.plan.num_items,
+                rows=tally.rows,
+                rejects=tally.rejects,
+                hours_done=tally.seconds / 3600,
+                hours_total=tally.plan.estimated_seconds / 3600,
+                elapsed_seconds=elapsed_seconds,
+                message=message,
+            )
+        )
+
+    def _result(self) -> RunResult:
+        generations = list_generations(self.storage)
+        plans = [read_plan_summary(self.storage, generation) for generation in generations]
+        totals = total(commit for generation in generations for commit in read_commits(self.storage, generation))
+        newest = newest_snapshot(self.storage)
+        return RunResult(
+            **summary_fields(totals),
+            output=self.storage.name,
+            items=sum(plan.num_items for plan in plans),
+            units=sum(plan.num_units for plan in plans),
+            snapshot=None if newest is None else newest.number,
+            problems=self.problems,
+            stopped=self.stop.requested and not self.problems,
+            new_rows=self.new_rows,
+            new_hours=self.new_seconds / 3600,
+            elapsed_seconds=time.monotonic() - self.started,
+            rejects_by_reason=dict(totals.rejects_by_reason),
+            generations=len(generations),
+            recipe_id=self.recipe.recipe_id,
+            codec=self.facts.name,
+            trained=self.facts.trained,
+            changed=self.changed,
+            vanished=self.vanished,
+        )
+
+
+class _Tally:
+    """Counts over the committed units of one generation, added to as units end."""
+
+    def __init__(self, plan: PlanSummary, commits: Iterable[Commit]) -> None:
+        self.plan = plan
+        self.unit_ids: set[str] = set()
+        self.rows = self.rejects = self.filtered = 0
+        self.seconds = 0.0
+        self.reasons: Counter[str] = Counter()
+        for commit in commits:
+            self.add(commit)
+
+    def add(self, commit: Commit) -> None:
+        """Count one more unit."""
+        if commit.unit_id in self.unit_ids:
+            return
+        self.unit_ids.add(commit.unit_id)
+        self.rows += commit.num_rows
+        self.rejects += commit.num_rejects
+        self.filtered += commit.num_filtered
+        self.seconds += commit.audio_seconds
+        self.reasons.update(commit.rejects_by_reason)
+
+    @property
+    def is_complete(self) -> bool:
+        """Every unit of the plan has a commit."""
+        return len(self.unit_ids) == self.plan.num_units
+
+    @property
+    def failures(self) -> int:
+        """Rejects that no filter asked for."""
+        return self.rejects - self.filtered
+
+    @property
+    def reasons_line(self) -> str:
+        """Rejects by reason, for a person."""
+        return ", ".join(f"{reason} {count}" for reason, count in self.reasons.most_common())
+
+
+def _codec_line(facts: CodecFacts) -> str:
+    line = f"codec {facts.name}, {facts.num_codebooks} codebooks at {facts.bandwidth_kbps:g} kbps"
+    return line if facts.trained else f"{line}; it is UNTRAINED, made to try the service with: its codes mean nothing"
+
+
+def _check_versions(plan: PlanSummary) -> None:
+    now = decoder_versions()
+    different = [
+        f"{name} {plan.decoder_versions.get(name, 'absent')} then, {now.get(name, 'absent')} now"
+        for name in sorted({*plan.decoder_versions, *now})
+        if plan.decoder_versions.get(name) != now.get(name)
+    ]
+    if different:
+        raise ConfigError(
+            f"generation {plan.generation} was begun with other decoders ({'; '.join(different)}), which may "
+            "give other samples; install those versions to finish it, or start a new output"
+        )
+
+
+def _uses_ray(config: JobConfig, *, seconds_left: float) -> bool:
+    runtime = config.runtime
+    if runtime.executor != "auto":
+        return runtime.executor == "ray"
+    named = runtime.ray_address != "auto" or "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    return named or (available_cpus() > 1 and seconds_left > RAY_PAYS_SECONDS)

@@ -1,0 +1,27 @@
+"""Plans: items cut into work units, stored with what is needed to account for every one of them."""
+
+from tokenizer_jobs.planning.stored import (
+    PlanFacts,
+    PlanSummary,
+    known_items,
+    list_generations,
+    read_plan_summary,
+    read_units,
+    write_plan,
+)
+from tokenizer_jobs.planning.units import Comparison, Version, compare_with_known, duplicate_ids, plan_units
+
+__all__ = [
+    "Comparison",
+    "PlanFacts",
+    "PlanSummary",
+    "Version",
+    "compare_with_known",
+    "duplicate_ids",
+    "known_items",
+    "list_generations",
+    "plan_units",
+    "read_plan_summary",
+    "read_units",
+    "write_plan",
+]

@@ -1,0 +1,297 @@
+"""The stored plan of a generation.
+
+plans/000001.parquet    one row per item, in plan order; a unit never spans two row groups
+plans/000001.json       counts and origin; published last: a generation exists when it does
+"""
+
+import datetime
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tokenizer_jobs.errors import ConfigError, IntegrityError, OutputBusyError
+from tokenizer_jobs.parquet import open_parquet, read_row_groups
+from tokenizer_jobs.planning.units import Version
+from tokenizer_jobs.records import Item, WorkUnit
+from tokenizer_jobs.storage import Storage
+
+__all__ = [
+    "PlanFacts",
+    "PlanSummary",
+    "known_items",
+    "list_generations",
+    "read_plan_summary",
+    "read_units",
+    "write_plan",
+]
+
+_ROW_GROUP_ITEMS = 10_000
+_PLAN_ID_KEY = b"tokenizer_jobs.plan_id"
+
+
+class PlanFacts(BaseModel):
+    """What is known of a plan before its units are cut."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    generation: int = Field(ge=1)
+    """From 1."""
+    recipe_id: str
+    selection: dict[str, Any]
+    """`selection` of the job, as it was."""
+    base_snapshot: int | None = None
+    """Snapshot that the generation builds on; null for the first."""
+    skipped: dict[str, int] = Field(default_factory=dict)
+    """What the source held that is no item, counted by kind."""
+    num_unchanged: int = 0
+    """Items of the source that the output had already."""
+    num_changed: int = 0
+    """Items whose input changed under a known id."""
+    num_vanished: int = 0
+    """Known items that the source holds no more."""
+    decoder_versions: dict[str, str] = Field(default_factory=dict)
+    """Decoders and resamplers with their versions; resuming the generation under others is refused."""
+
+
+class PlanSummary(PlanFacts):
+    """One generation's plan, without its items."""
+
+    num_items: int
+    num_units: int
+    estimated_seconds: float
+    """Of audio, by headers and sizes."""
+    plan_id: str
+    """Hash over its unit ids in order; the Parquet file carries it too."""
+    created_at: datetime.datetime
+    """UTC."""
+
+
+def write_plan(
+    storage: Storage, units: Iterable[WorkUnit], *, facts: PlanFacts, user_schema: pa.Schema | None = None
+) -> PlanSummary:
+    """Store a generation's plan; units are written as they come.
+
+    Args:
+        storage: The output.
+        units: In order, as `plan_units` gives them.
+        facts: What else is known.
+        user_schema: Types of the items' user columns; None when they have none.
+
+    Raises:
+        OutputBusyError: another run has planned this generation meanwhile.
+        ConfigError: a user column does not fit its type.
+    """
+    if storage.exists(_json_path(facts.generation)):
+        raise _already_planned(facts.generation)
+    schema = _plan_schema(user_schema)
+    counts = _Counts()
+    staged = storage.stage(".parquet")
+    with pq.ParquetWriter(staged, schema, compression="zstd") as writer:
+        for group in _row_groups(counts.count(units)):
+            writer.write_batch(_to_batch(group, schema), row_group_size=sum(len(unit.items) for unit in group))
+        plan_id = counts.plan_id()
+        writer.add_key_value_metadata({_PLAN_ID_KEY.decode(): plan_id})
+    summary = PlanSummary(
+        **facts.model_dump(),
+        num_items=counts.num_items,
+        num_units=counts.num_units,
+        estimated_seconds=counts.seconds,
+        plan_id=plan_id,
+        created_at=datetime.datetime.now(datetime.UTC),
+    )
+    storage.publish(staged, _parquet_path(facts.generation))
+    # Killed before this line: a Parquet file without its JSON, which readers never look at and the next plan replaces.
+    # Killed after it: the generation exists, whole. Two writers at once: one JSON wins, and where its Parquet file was
+    # overwritten by the other's, the plan ids differ and reading it is an integrity error.
+    if not storage.put_if_absent(_json_path(facts.generation), summary.model_dump_json(indent=1).encode()):
+        raise _already_planned(facts.generation)
+    return summary
+
+
+def list_generations(storage: Storage) -> tuple[int, ...]:
+    """Numbers of the generations that are planned, in order."""
+    names = (file.path.rpartition("/")[2] for file in storage.list("plans"))
+    stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+    return tuple(sorted(int(stem) for stem in stems if stem.isdigit()))
+
+
+def read_plan_summary(storage: Storage, generation: int) -> PlanSummary:
+    """Read what a plan says about itself.
+
+    Raises:
+        FileNotFoundError: the generation is not planned.
+        IntegrityError: its file cannot be understood.
+    """
+    path = _json_path(generation)
+    try:
+        return PlanSummary.model_validate_json(storage.read_bytes(path))
+    except ValidationError as error:
+        raise IntegrityError(f"{path} is no plan summary of this version: {error}") from error
+
+
+def read_units(storage: Storage, generation: int) -> Iterator[WorkUnit]:
+    """Read a generation's units in order, holding one row group at a time.
+
+    Raises:
+        FileNotFoundError: the generation is not planned.
+        IntegrityError: the stored plan contradicts its summary.
+    """
+    summary = read_plan_summary(storage, generation)
+    with _open_plan(storage, summary) as parquet:
+        num_items = 0
+        for table in read_row_groups(parquet):
+            rows = table.to_pylist()
+            num_items += len(rows)
+            yield from _units_of(rows, generation)
+        if num_items != summary.num_items:
+            raise IntegrityError(
+                f"{_parquet_path(generation)} holds {num_items} items, its summary says {summary.num_items}"
+            )
+
+
+def known_items(storage: Storage, generations: Iterable[int] | None = None) -> dict[str, Version]:
+    """Every planned id with the size and etag of its input, the newest plan's where several have it.
+
+    Args:
+        storage: The output.
+        generations: Which plans to read; None reads all.
+    """
+    known: dict[str, Version] = {}
+    for generation in sorted(list_generations(storage) if generations is None else generations):
+        with _open_plan(storage, read_plan_summary(storage, generation)) as parquet:
+            for table in read_row_groups(parquet, columns=["id", "source_size", "source_etag"]):
+                ids, sizes, etags = (column.to_pylist() for column in table.columns)
+                known.update(zip(ids, zip(sizes, etags, strict=True), strict=True))
+    return known
+
+
+class _Counts:
+    """Counts units as they pass."""
+
+    def __init__(self) -> None:
+        self.num_items = 0
+        self.num_units = 0
+        self.seconds = 0.0
+        self._ids = hashlib.sha256()
+
+    def count(self, units: Iterable[WorkUnit]) -> Iterator[WorkUnit]:
+        for unit in units:
+            self.num_items += len(unit.items)
+            self.num_units += 1
+            self.seconds += unit.estimated_seconds
+            self._ids.update(unit.unit_id.encode())
+            yield unit
+
+    def plan_id(self) -> str:
+        return self._ids.hexdigest()
+
+
+def _plan_schema(user_schema: pa.Schema | None) -> pa.Schema:
+    fields = [
+        pa.field("unit_index", pa.int32(), nullable=False),
+        pa.field("unit_id", pa.string(), nullable=False),
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("source_uri", pa.string(), nullable=False),
+        pa.field("source_member", pa.string()),
+        pa.field("source_row", pa.int64()),
+        pa.field("source_size", pa.int64()),
+        pa.field("source_etag", pa.string()),
+        pa.field("estimated_seconds", pa.float64(), nullable=False),
+    ]
+    if user_schema is not None and len(user_schema):
+        # In a struct of their own they can have any name; Parquet has no struct without fields.
+        fields.append(pa.field("user_columns", pa.struct(list(user_schema))))
+    return pa.schema(fields)
+
+
+def _row_groups(units: Iterable[WorkUnit]) -> Iterator[list[WorkUnit]]:
+    group: list[WorkUnit] = []
+    num_items = 0
+    for unit in units:
+        group.append(unit)
+        num_items += len(unit.items)
+        if num_items >= _ROW_GROUP_ITEMS:
+            yield group
+            group, num_items = [], 0
+    if group:
+        yield group
+
+
+def _to_batch(units: Iterable[WorkUnit], schema: pa.Schema) -> pa.RecordBatch:
+    rows = [
+        {
+            "unit_index": unit.index,
+            "unit_id": unit.unit_id,
+            "id": item.id,
+            "source_uri": item.source_uri,
+            "source_member": item.source_member,
+            "source_row": item.source_row,
+            "source_size": item.source_size,
+            "source_etag": item.source_etag,
+            "estimated_seconds": float(item.estimated_seconds),
+            "user_columns": dict(item.user_columns),
+        }
+        for unit in units
+        for item in unit.items
+    ]
+    try:
+        return pa.RecordBatch.from_pylist(rows, schema=schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError) as error:
+        raise ConfigError(f"an item's columns do not fit the types that its source declares: {error}") from error
+
+
+@contextmanager
+def _open_plan(storage: Storage, summary: PlanSummary) -> Iterator[pq.ParquetFile]:
+    path = _parquet_path(summary.generation)
+    with storage.open_file(path) as file, open_parquet(file) as parquet:
+        stored = (parquet.metadata.metadata or {}).get(_PLAN_ID_KEY, b"").decode()
+        if stored != summary.plan_id:
+            raise IntegrityError(
+                f"{path} is of plan {stored[:16] or 'unknown'}, its summary of plan {summary.plan_id[:16]}; "
+                "two runs planned at once, or one of the files was replaced"
+            )
+        yield parquet
+
+
+def _units_of(rows: list[dict[str, Any]], generation: int) -> Iterator[WorkUnit]:
+    start = 0
+    while start < len(rows):
+        index = rows[start]["unit_index"]
+        end = start
+        while end < len(rows) and rows[end]["unit_index"] == index:
+            end += 1
+        items = tuple(_to_item(row) for row in rows[start:end])
+        yield WorkUnit(generation=generation, index=index, unit_id=rows[start]["unit_id"], items=items)
+        start = end
+
+
+def _to_item(row: dict[str, Any]) -> Item:
+    return Item(
+        id=row["id"],
+        source_uri=row["source_uri"],
+        source_member=row["source_member"],
+        source_row=row["source_row"],
+        source_size=row["source_size"],
+        source_etag=row["source_etag"],
+        estimated_seconds=row["estimated_seconds"],
+        user_columns=row.get("user_columns") or {},
+    )
+
+
+def _already_planned(generation: int) -> OutputBusyError:
+    return OutputBusyError(
+        f"generation {generation} of this output has been planned by another run meanwhile; run again to resume it"
+    )
+
+
+def _json_path(generation: int) -> str:
+    return f"plans/{generation:06d}.json"
+
+
+def _parquet_path(generation: int) -> str:
+    return f"plans/{generation:06d}.parquet"

@@ -1,0 +1,206 @@
+"""The frozen records that the rooms pass to each other, in the order of the flow.
+
+Legend of shapes: C channels, n samples, K codebooks in use, T frames, S windows of the 48 kHz codec.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenizer_jobs.errors import IntegrityError, RejectReason, Stage
+
+__all__ = [
+    "AudioFacts",
+    "Batch",
+    "Decoded",
+    "DecodedItem",
+    "EncodedItem",
+    "Item",
+    "RejectedItem",
+    "ShardFile",
+    "TokenizedItem",
+    "WorkUnit",
+]
+
+FULL_SCALE_INT16 = 32768.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One recording as it was planned."""
+
+    id: str
+    """Stable and unique in the output."""
+    source_uri: str
+    """Absolute path when local, else the URL without its query string."""
+    source_member: str | None = None
+    """Name inside an archive."""
+    source_row: int | None = None
+    """Row inside a table."""
+    source_size: int | None = None
+    """Bytes of the input when it was planned."""
+    source_etag: str | None = None
+    """The storage's version of the input; for local files `mtime-<nanoseconds>`."""
+    estimated_seconds: float = 0.0
+    """Cost estimate from a manifest, a header or the bytes; it balances the load and decides nothing else."""
+    user_columns: Mapping[str, Any] = field(default_factory=dict)
+    """Columns passed through from the source, by name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkUnit:
+    """What is planned, retried and committed together."""
+
+    generation: int
+    """The plan it belongs to, from 1."""
+    index: int
+    """Its place in the plan, from 0."""
+    unit_id: str
+    """Hash of its contents and the recipe id: 16 hex digits."""
+    items: tuple[Item, ...]
+    """In plan order; an item's position is its index here."""
+
+    @property
+    def estimated_seconds(self) -> float:
+        """Estimated duration of its audio."""
+        return sum(item.estimated_seconds for item in self.items)
+
+    @property
+    def part_name(self) -> str:
+        """Stem of its files: `part-<generation>-<index>-<unit id>`."""
+        return f"part-{self.generation:06d}-{self.index:05d}-{self.unit_id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudioFacts:
+    """What decoding learned about one item, without its samples."""
+
+    num_samples: int
+    """After resampling: exact length of the audio that the codes stand for, per channel."""
+    sample_rate: int
+    """In Hz, after resampling."""
+    source_sample_rate: int
+    """In Hz, as stored."""
+    source_channels: int
+    source_format: str
+    """Container and coding as soundfile names them, such as `WAV/PCM_16`."""
+    channel: int
+    """The source's channel that the row stands for, or -1 for a mix or all of them."""
+    rms_db: float
+    """Root mean square in dB relative to full scale; -inf for digital silence."""
+    peak: float
+    """Largest magnitude, full scale 1."""
+    clipped_fraction: float
+    """Share of samples at or beyond full scale."""
+    silent_fraction: float
+    """Share of 20 ms blocks below -60 dB."""
+    truncated: bool
+    """Kept although shorter than its header or manifest said."""
+
+    @property
+    def duration_seconds(self) -> float:
+        """Length of the audio that the codes stand for."""
+        return self.num_samples / self.sample_rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodedItem:
+    """One item as a waveform at the codec's rate and channel count."""
+
+    position: int
+    """Index of the item in its work unit."""
+    waveform: npt.NDArray[np.float32] | npt.NDArray[np.int16]
+    """[C, n]; float32 in [-1, 1], or int16 where that loses nothing (a 16-bit source at the codec's own rate)."""
+    facts: AudioFacts
+
+    def __post_init__(self) -> None:
+        _, num_samples = self.waveform.shape
+        if num_samples != self.facts.num_samples or num_samples == 0:
+            raise IntegrityError(f"waveform of {num_samples} samples where its facts say {self.facts.num_samples}")
+
+    def float_waveform(self) -> npt.NDArray[np.float32]:
+        """The waveform as float32 [C, n] in [-1, 1]."""
+        if self.waveform.dtype == np.int16:
+            return self.waveform.astype(np.float32) / np.float32(FULL_SCALE_INT16)
+        return self.waveform.astype(np.float32, copy=False)
+
+    def __repr__(self) -> str:
+        return f"DecodedItem(position={self.position}, waveform={self.waveform.dtype}{list(self.waveform.shape)})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RejectedItem:
+    """One item that will have no row, with its reason."""
+
+    position: int
+    """Index of the item in its work unit."""
+    stage: Stage
+    reason: RejectReason
+    message: str
+    """What was seen and what was expected."""
+    attempts: int = 1
+    """How often it was tried."""
+
+
+Decoded = DecodedItem | RejectedItem
+"""What decoding gives for each item of a unit, in plan order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Items that are encoded in one call, in plan order."""
+
+    items: tuple[DecodedItem, ...]
+
+    @property
+    def num_samples(self) -> int:
+        """Samples over all items, per channel."""
+        return sum(item.facts.num_samples for item in self.items)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedItem:
+    """The codes of one item."""
+
+    codes: npt.NDArray[np.uint16]
+    """[K, T], raw code indices below the codebook size."""
+    scales: npt.NDArray[np.float32] | None = None
+    """[S] loudness removed from each window; None unless the codec has windows."""
+    window_frames: npt.NDArray[np.int32] | None = None
+    """[S] frames of each window, summing to T; None unless the codec has windows."""
+
+    def __post_init__(self) -> None:
+        _, num_frames = self.codes.shape
+        if (self.scales is None) != (self.window_frames is None):
+            raise IntegrityError("scales and window_frames must be both given or both None")
+        if self.window_frames is not None and int(self.window_frames.sum()) != num_frames:
+            raise IntegrityError(
+                f"window_frames sum to {int(self.window_frames.sum())}, codes have {num_frames} frames"
+            )
+
+    def __repr__(self) -> str:
+        return f"EncodedItem(codes={self.codes.dtype}{list(self.codes.shape)})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizedItem:
+    """One row to be: the planned item, what decoding learned, and its codes."""
+
+    item: Item
+    facts: AudioFacts
+    encoded: EncodedItem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardFile:
+    """One published file of a unit."""
+
+    path: str
+    """Relative to the output, with forward slashes."""
+    rows: int
+    size_bytes: int
+    sha256: str
+    """Hex digest of the file's bytes."""

@@ -1,0 +1,29 @@
+"""Shards and rejects: records to files and back."""
+
+from tokenizer_jobs.shards.columns import codes_arrays
+from tokenizer_jobs.shards.reader import StoredRow, find_row, read_batches, read_rows, read_schema
+from tokenizer_jobs.shards.writer import (
+    CODES_FOLDER,
+    REJECTS_FOLDER,
+    ShardWriter,
+    StagedFile,
+    StagedRejects,
+    StagedShard,
+    write_rejects,
+)
+
+__all__ = [
+    "CODES_FOLDER",
+    "REJECTS_FOLDER",
+    "ShardWriter",
+    "StagedFile",
+    "StagedRejects",
+    "StagedShard",
+    "StoredRow",
+    "codes_arrays",
+    "find_row",
+    "read_batches",
+    "read_rows",
+    "read_schema",
+    "write_rejects",
+]

@@ -1,0 +1,25 @@
+"""Where items come from. `make_source` builds a source from its configuration, here and in every worker."""
+
+from tokenizer_jobs.config import DemoSource, FilesSource, SourceConfig
+from tokenizer_jobs.sources.demo import DemoClips
+from tokenizer_jobs.sources.files import AudioFiles
+from tokenizer_jobs.sources.header import HeaderFacts, probe
+from tokenizer_jobs.sources.listing import Listing, Source
+
+__all__ = ["HeaderFacts", "Listing", "Source", "make_source", "probe"]
+
+
+def make_source(config: SourceConfig) -> Source:
+    """Build the source that `selection.source` describes; nothing is opened yet.
+
+    Raises:
+        ConfigError: a source of one's own cannot be imported.
+    """
+    match config:
+        case FilesSource():
+            return AudioFiles(config)
+        case DemoSource():
+            return DemoClips()
+        case _:
+            source: Source = config.load()
+            return source

@@ -1,0 +1,274 @@
+"""Folders, globs and single files, local or behind any fsspec URL.
+
+Ids. An item's id is its path relative to its root, with forward slashes. The root is the folder named in `paths`, the
+part of a glob before its first wildcard, or the folder of a single file. Items of the first root have no prefix; each
+further root puts `LABEL//` before its ids, where the label is the shortest tail of the root's path that no earlier
+root has. So same-named files never collide, and roots added at the end change no id. Bytes of a name that are not
+UTF-8 are written `%XX`, and so is a percent sign that two hex digits follow: the id stays text, unique and reversible.
+"""
+
+import glob
+import os
+import re
+import urllib.parse
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import IO
+
+import pyarrow as pa
+
+from tokenizer_jobs.config import FilesSource
+from tokenizer_jobs.errors import ConfigError, ItemError, RejectReason, Stage
+from tokenizer_jobs.records import Item
+from tokenizer_jobs.sources.header import AUDIO_EXTENSIONS, estimate_seconds, read_header
+from tokenizer_jobs.sources.listing import Listing
+from tokenizer_jobs.storage import (
+    SkippedEntry,
+    SourceFile,
+    is_url,
+    list_source_files,
+    local_path,
+    open_source,
+    public_uri,
+    stat_source,
+)
+
+__all__ = ["AudioFiles", "id_from_path", "path_from_id"]
+
+_PROBE_THREADS = 8
+
+
+class AudioFiles:
+    """The source of kind `files`.
+
+    Args:
+        config: `selection.source` of the job.
+    """
+
+    def __init__(self, config: FilesSource) -> None:
+        self.config = config
+        self.user_schema = pa.schema([])
+
+    def list(self) -> Listing:
+        """List every audio file under every path; see `Source.list`."""
+        roots = _name_roots(self.config.paths)
+        found: dict[str, Item] = {}
+        skipped: dict[str, str] = {}
+        for path, root in zip(self.config.paths, roots, strict=True):
+            before = len(found) + len(skipped)
+            matched = 0
+            for entry in _entries(path, root):
+                kind = self._why_not(entry, root)
+                if kind is None and isinstance(entry, SourceFile):
+                    matched += 1
+                    found.setdefault(root.identity(entry), _item(entry, root))
+                elif kind:
+                    skipped.setdefault(entry.uri, kind)
+            if matched == 0:
+                raise _nothing_found(path, self.config.pattern, num_skipped=len(found) + len(skipped) - before)
+        with ThreadPoolExecutor(_PROBE_THREADS) as pool:
+            items = pool.map(_with_estimate, found.values())
+        return Listing(
+            items=tuple(sorted(items, key=lambda item: item.source_uri)), skipped=dict(Counter(skipped.values()))
+        )
+
+    def open(self, item: Item) -> IO[bytes]:
+        """Open a file and check that it is the one that was planned; see `Source.open`."""
+        location = self._location(item.source_uri)
+        file = open_source(location)
+        if item.source_etag is None:
+            return file
+        try:
+            etag = stat_source(location).etag
+        except BaseException:
+            file.close()
+            raise
+        if etag != item.source_etag:
+            file.close()
+            raise ItemError(
+                f"version {etag}, {item.source_etag} when it was planned; run with --replace to take it anew",
+                stage=Stage.READ,
+                reason=RejectReason.CHANGED,
+            )
+        return file
+
+    def _location(self, uri: str) -> str:
+        if uri.startswith("file://"):
+            return os.fsdecode(urllib.parse.unquote_to_bytes(uri.removeprefix("file://")))
+        # A signed URL opens with its query, which is in the configuration and is never stored.
+        return next((path for path in self.config.paths if is_url(path) and public_uri(path) == uri), uri)
+
+    def _why_not(self, entry: SourceFile | SkippedEntry, root: "_Root") -> str | None:
+        """The kind under which an entry is skipped; None for an item, an empty text for what is not worth counting."""
+        if isinstance(entry, SkippedEntry):
+            if entry.kind != "folder":
+                return entry.kind
+            return "folder named like audio" if _extension(entry.uri) in AUDIO_EXTENSIONS else ""
+        if root.is_single_file:
+            return None
+        if self.config.pattern is not None:
+            is_match = _pattern(self.config.pattern).fullmatch(root.relative(entry))
+            return None if is_match else "does not match the pattern"
+        return None if _extension(entry.location) in AUDIO_EXTENSIONS else "not an audio extension"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Root:
+    """One entry of `paths`."""
+
+    location: str
+    """What is listed: an absolute path, or the URL as given."""
+    folder: str
+    """What ids are relative to: an absolute path, or a URL without its scheme."""
+    is_single_file: bool
+    label: str = ""
+    """Stands before the ids of all roots but the first."""
+
+    def relative(self, file: SourceFile) -> str:
+        path = file.location if local_path(file.location) is not None else _without_scheme(file.uri)
+        prefix = self.folder.rstrip("/") + "/"
+        return path.removeprefix(prefix)
+
+    def identity(self, file: SourceFile) -> str:
+        """The same for one file reached through two roots, one of which is a link to the other."""
+        if local_path(file.location) is None:
+            return file.uri
+        return os.path.join(_real_folder(self.folder), self.relative(file))  # noqa: PTH118  # may hold any bytes
+
+
+@lru_cache(maxsize=1024)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def id_from_path(path: str) -> str:
+    """Write a relative path as text, reversibly: undecodable bytes, and `%` before two hex digits, become `%XX`."""
+    escaped = re.sub(r"%(?=[0-9A-Fa-f]{2})", "%25", path)
+    return "".join(f"%{ord(c) - 0xDC00:02X}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in escaped)
+
+
+def path_from_id(text: str) -> str:
+    """The path that `id_from_path` was given."""
+    content = re.sub(rb"%([0-9A-Fa-f]{2})", lambda found: bytes([int(found[1], 16)]), text.encode())
+    return os.fsdecode(content)
+
+
+def _item(file: SourceFile, root: _Root) -> Item:
+    name = id_from_path(root.relative(file))
+    return Item(
+        id=f"{root.label}//{name}" if root.label else name,
+        source_uri=_storable_uri(file),
+        source_size=file.size_bytes,
+        source_etag=file.etag,
+    )
+
+
+def _storable_uri(file: SourceFile) -> str:
+    try:
+        file.uri.encode()
+    except UnicodeEncodeError:
+        return "file://" + urllib.parse.quote_from_bytes(os.fsencode(file.uri))
+    return file.uri
+
+
+def _with_estimate(item: Item) -> Item:
+    # A file on another machine costs a request for its header; its size tells enough.
+    header = None if is_url(item.source_uri) else read_header(item.source_uri)
+    seconds = estimate_seconds(item.source_size, extension=_extension(item.source_uri), header=header)
+    return replace(item, estimated_seconds=seconds)
+
+
+def _entries(path: str, root: _Root) -> Iterator[SourceFile | SkippedEntry]:
+    try:
+        yield from list_source_files(root.location)
+    except PermissionError as error:
+        raise ConfigError(
+            f"selection.source.paths: {path!r} may not be read ({error.strerror}); change its permissions or the path"
+        ) from error
+    except FileNotFoundError as error:
+        raise ConfigError(f"selection.source.paths: {path!r} does not exist") from error
+
+
+def _nothing_found(path: str, pattern: str | None, *, num_skipped: int) -> ConfigError:
+    expected = "a file with an audio extension" if pattern is None else f"a file that matches pattern {pattern!r}"
+    return ConfigError(
+        f"selection.source.paths: nothing found at {public_uri(path)!r}; expected at least {expected} "
+        f"({num_skipped} other entries are there)"
+    )
+
+
+def _name_roots(paths: Iterable[str]) -> tuple[_Root, ...]:
+    roots: list[_Root] = []
+    for path in paths:
+        root = _find_root(path)
+        same = next((other for other in roots if other.folder == root.folder), None)
+        label = same.label if same is not None else _label(root.folder, taken=roots)
+        roots.append(replace(root, label=label))
+    return tuple(roots)
+
+
+def _label(folder: str, *, taken: Iterable[_Root]) -> str:
+    labels = {root.label for root in taken}
+    if not labels:
+        return ""
+    parts = [part for part in folder.split("/") if part]
+    tails = ["/".join(parts[-length:]) for length in range(1, len(parts) + 1)]
+    label = next((tail for tail in tails if tail not in labels), folder)
+    return id_from_path(label)
+
+
+def _find_root(path: str) -> _Root:
+    local = local_path(path)
+    if local is None:
+        base, is_glob = _fixed_part(_without_scheme(public_uri(path)))
+        is_file = not is_glob and _extension(base) in AUDIO_EXTENSIONS
+        return _Root(location=path, folder=os.path.dirname(base) if is_file else base, is_single_file=is_file)  # noqa: PTH120
+    absolute = local.expanduser().absolute()
+    if ".." in absolute.parts:
+        absolute = absolute.resolve()
+    if absolute.exists():
+        is_file = not absolute.is_dir()
+        return _Root(
+            location=str(absolute), folder=str(absolute.parent if is_file else absolute), is_single_file=is_file
+        )
+    return _Root(location=str(absolute), folder=_fixed_part(str(absolute))[0], is_single_file=False)
+
+
+def _fixed_part(path: str) -> tuple[str, bool]:
+    """The folders before the first wildcard, and whether there is one."""
+    parts = path.split("/")
+    for index, part in enumerate(parts):
+        if glob.has_magic(part):
+            return "/".join(parts[:index]) or "/", True
+    return path.rstrip("/"), False
+
+
+def _without_scheme(url: str) -> str:
+    return url.split("::")[0].partition("://")[2].strip("/")
+
+
+def _extension(path: str) -> str:
+    return Path(path).suffix.removeprefix(".").lower()
+
+
+@lru_cache(maxsize=64)
+def _pattern(pattern: str) -> re.Pattern[str]:
+    """A glob on relative paths: `**/` is any number of folders, `*` and `?` stay within one name."""
+    pieces = re.split(r"(\*\*/|\*\*|\*|\?|\[!?\]?[^\]]*\])", pattern)
+    return re.compile("".join(_translate(piece) for piece in pieces), re.DOTALL)
+
+
+def _translate(piece: str) -> str:
+    if piece in _WILDCARDS:
+        return _WILDCARDS[piece]
+    if piece.startswith("[") and piece.endswith("]") and len(piece) > 2:
+        inside = piece[1:-1].replace("\\", r"\\")
+        return "[" + ("^" + inside[1:] if inside.startswith("!") else inside) + "]"
+    return re.escape(piece)
+
+
+_WILDCARDS = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}

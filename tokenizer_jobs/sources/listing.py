@@ -1,0 +1,45 @@
+"""What every source offers: a listing of its items, and the bytes of each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import IO, Protocol
+
+import pyarrow as pa
+
+from tokenizer_jobs.records import Item
+
+__all__ = ["Listing", "Source"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """What a source holds at one moment."""
+
+    items: tuple[Item, ...]
+    """Sorted by `source_uri`."""
+    skipped: Mapping[str, int]
+    """What is no item, counted by kind: fifos, folders named like audio, other files."""
+
+
+class Source(Protocol):
+    """Where items come from. Built anew in every worker from its configuration, so it opens nothing when built."""
+
+    user_schema: pa.Schema
+    """Types of the columns that items pass through; empty when there are none."""
+
+    def list(self) -> Listing:
+        """List every item.
+
+        Raises:
+            ConfigError: a location does not exist, or holds no item.
+            TransientError: the storage failed.
+        """
+
+    def open(self, item: Item) -> IO[bytes]:
+        """Open an item's bytes for reading and seeking.
+
+        Raises:
+            ItemError: the item is not what was planned any more.
+            OSError: it is gone, forbidden or unreadable.
+            TransientError: the storage failed.
+        """

@@ -1,0 +1,22 @@
+"""The only room that knows where bytes live: local folders by calls of the operating system, the rest by fsspec."""
+
+from tokenizer_jobs.storage.faults import local_write_faults
+from tokenizer_jobs.storage.inputs import SkippedEntry, SourceFile, list_source_files, open_source, stat_source
+from tokenizer_jobs.storage.outputs import STAGING_FOLDER, Storage, StoredFile, staged_by_the_dead
+from tokenizer_jobs.storage.urls import is_url, local_path, public_uri
+
+__all__ = [
+    "STAGING_FOLDER",
+    "SkippedEntry",
+    "SourceFile",
+    "Storage",
+    "StoredFile",
+    "is_url",
+    "list_source_files",
+    "local_path",
+    "local_write_faults",
+    "open_source",
+    "public_uri",
+    "staged_by_the_dead",
+    "stat_source",
+]
