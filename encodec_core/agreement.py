@@ -157,8 +157,7 @@ def _first_gaps(model: EncodecModel, latents: Tensor, *, reference: Tensor, stor
 
 
 def _gaps(residual: Tensor, entries: Tensor, reference: Tensor, stored: Tensor) -> tuple[Tensor, Tensor]:
-    """Return for `residual` `[N, D]` and codes `[N]` the gap, and how far it is to the plane halfway between the two
-    entries."""
+    """Return, for `residual` `[N, D]` and codes `[N]`, gap and distance to the plane halfway between the entries."""
     exact, num_entries = residual.double(), entries.shape[0]
     stored_entry = entries[stored.clamp(max=num_entries - 1)].double()
     reference_entry = entries[reference].double()

@@ -114,7 +114,10 @@ class BatchEncoder:
         spans = self._spans(waveforms)
         scales = self._scales(waveforms, spans)
         codes = [piece.cpu() for piece in self._run(waveforms, spans, scales, finish=self._quantize)]
-        return [self._merge(codes, spans, scales, item) for item in range(len(waveforms))]
+        if scales is None:
+            scales = [torch.ones(())] * len(spans)
+        by_item = zip(_by_item(codes, spans, len(waveforms)), _by_item(scales, spans, len(waveforms)), strict=True)
+        return [self._merge(item_codes, item_scales) for item_codes, item_scales in by_item]
 
     @torch.no_grad()
     def latents(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
@@ -122,7 +125,7 @@ class BatchEncoder:
         self._check_waveforms(waveforms)
         spans = self._spans(waveforms)
         latents = self._run(waveforms, spans, self._scales(waveforms, spans), finish=list)
-        return [torch.cat(_of_item(latents, spans, item), -1) for item in range(len(waveforms))]
+        return [torch.cat(pieces, -1) for pieces in _by_item(latents, spans, len(waveforms))]
 
     @torch.no_grad()
     def decode(self, codes: Sequence[Codes]) -> list[Tensor]:
@@ -190,25 +193,18 @@ class BatchEncoder:
             codes = self._frame_quantizer.encode(frames).to(torch.int32)
         return [piece.t() for piece in torch.split(codes, [piece.shape[-1] for piece in latents])]
 
-    def _merge(
-        self, codes: Sequence[Tensor], spans: Sequence[_Span], scales: Sequence[Tensor] | None, item: int
-    ) -> Codes:
-        pieces = _of_item(codes, spans, item)
-        merged = torch.cat(pieces, -1).to(torch.uint16).contiguous()
+    def _merge(self, codes: list[Tensor], scales: list[Tensor]) -> Codes:
+        merged = torch.cat(codes, -1).to(torch.uint16).contiguous()
         if self._config.chunk_length is None:
             return Codes(codes=merged)
-        ones = [torch.ones(())] * len(spans)
-        return Codes(
-            codes=merged,
-            scales=torch.stack(_of_item(ones if scales is None else scales, spans, item)).float(),
-            window_frames=torch.tensor([piece.shape[-1] for piece in pieces], dtype=torch.int32),
-        )
+        window_frames = torch.tensor([window.shape[-1] for window in codes], dtype=torch.int32)
+        return Codes(codes=merged, scales=torch.stack(scales).float(), window_frames=window_frames)
 
     def _decode(self, item: Codes) -> Tensor:
         has_windows = self._config.chunk_length is not None
         if (item.window_frames is not None) != has_windows:
             raise ValueError(
-                f"{item} {'has no' if has_windows else 'has'} windows and the codec {'has' if has_windows else 'has none'}; "
+                f"{item} {'has no windows, the codec has' if has_windows else 'has windows, the codec has none'}; "
                 "were they made by another codec?"
             )
         codes = item.codes.to(self.device, torch.int64)[None]
@@ -238,13 +234,15 @@ class BatchEncoder:
                 )
 
 
-def _of_item(pieces: Sequence[Tensor], spans: Sequence[_Span], item: int) -> list[Tensor]:
-    return [piece for piece, span in zip(pieces, spans, strict=True) if span.item == item]
+def _by_item(pieces: Sequence[Tensor], spans: Sequence[_Span], num_items: int) -> list[list[Tensor]]:
+    items: list[list[Tensor]] = [[] for _ in range(num_items)]
+    for piece, span in zip(pieces, spans, strict=True):
+        items[span.item].append(piece)
+    return items
 
 
 def _loudness(window: Tensor) -> Tensor:
-    """Return what `encodec_core.windows.loudness` does, of `[C, n]`, as a scalar whose bits no number of threads
-    changes."""
+    """Return the loudness of `[C, n]`, see `windows.loudness`, as a scalar; no number of threads changes its bits."""
     mono = window.sum(0) / window.shape[0]
     sums = [block.sum() for block in torch.split(mono.pow(2), LOUDNESS_BLOCK)]
     return (torch.stack(sums).sum() / mono.shape[0]).sqrt() + 1e-8
@@ -259,7 +257,8 @@ def _resolve_device(device: str | torch.device) -> torch.device:
 def _checked_dtype(model: EncodecModel) -> torch.dtype:
     if model.dtype not in (torch.float32, torch.float64):
         raise ValueError(
-            f"the model is {model.dtype}; expected float32 or float64: call model.float(), and choose precision='bf16' for speed"
+            f"the model is {model.dtype}; expected float32 or float64: "
+            "call model.float(), and choose precision='bf16' for speed"
         )
     return model.dtype
 

@@ -40,7 +40,8 @@ class Codes:
             return
         if self.scales.shape != self.window_frames.shape or self.scales.dim() != 1:
             raise ValueError(
-                f"scales is {_shape(self.scales)} and window_frames {_shape(self.window_frames)}; expected [windows] each"
+                f"scales is {_shape(self.scales)} and window_frames {_shape(self.window_frames)}; "
+                "expected [windows] each"
             )
         if int(self.window_frames.sum()) != self.num_frames:
             raise ValueError(

@@ -11,9 +11,9 @@ def ray_cluster() -> Iterator[None]:
     from tokenizer_jobs.cluster.session import private_ray
 
     # A Ray that does not start waits for ever; this ends the process instead and says where it waited.
-    faulthandler.dump_traceback_later(40, exit=True)
+    faulthandler.dump_traceback_later(120, exit=True)
     with private_ray(num_cpus=2, encoder_slots=2, num_gpus=2):
         faulthandler.cancel_dump_traceback_later()
         yield
-        faulthandler.dump_traceback_later(60, exit=True)
+        faulthandler.dump_traceback_later(120, exit=True)
     faulthandler.cancel_dump_traceback_later()

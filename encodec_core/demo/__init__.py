@@ -1,2 +1,1 @@
-"""The small codec inside this package, `EncodecModel.from_pretrained("demo")`: its files, and the script that makes
-them."""
+"""The small codec inside this package, `EncodecModel.from_pretrained("demo")`, and the script that makes it."""

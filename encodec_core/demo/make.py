@@ -1,5 +1,4 @@
-"""Make the demo codec: random weights, scaled until its latents vary, and codebooks fitted to the latents of synthetic
-audio.
+"""Make the demo codec: random weights scaled until latents vary, codebooks fitted to synthetic audio.
 
     python -m encodec_core.demo.make [FOLDER]
 
@@ -41,8 +40,7 @@ def demo_config() -> EncodecConfig:
 
 
 def synthetic_audio(num_samples: int, *, sampling_rate: int, generator: torch.Generator) -> Tensor:
-    """Make one clip `[1, n]` float32 in [-1, 1]: gliding voices with harmonics, noise bursts, clicks and pauses, at
-    some loudness."""
+    """Make one clip `[1, n]` float32 in [-1, 1]: gliding voices, noise bursts, clicks and pauses, at some loudness."""
 
     def draw(low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
@@ -94,8 +92,7 @@ def make_demo() -> EncodecModel:
 
 
 def write_demo(model: EncodecModel, folder: Path) -> None:
-    """Write `config.json`, `preprocessor_config.json` and `model.safetensors`: float16, without what only training
-    reads."""
+    """Write the codec's three files: weights as float16, without what only training reads."""
     config = EncodecConfig.from_dict(model.config.to_dict() | {"architectures": ["EncodecModel"], "dtype": "float16"})
     config.save_pretrained(folder)
     EncodecFeatureExtractor(feature_size=config.audio_channels, sampling_rate=config.sampling_rate).save_pretrained(
@@ -109,8 +106,7 @@ def write_demo(model: EncodecModel, folder: Path) -> None:
 
 @contextmanager
 def _unit_convolutions(network: nn.Module, *, last: float) -> Iterator[None]:
-    """While the network runs, scale each convolution so that its output has a root mean square of 1, the last one's of
-    `last`."""
+    """While the network runs, scale each convolution so that its output has a root mean square of 1, or of `last`."""
     convs = [module for module in network.modules() if isinstance(module, PaddedConv1d | TrimmedConvTranspose1d)]
 
     def scale(conv: nn.Module, _: Any, output: Tensor) -> Tensor:

@@ -1,2 +1,1 @@
-"""The arithmetic of `BatchEncoder`: folded convolutions, two ways to run them over ragged batches, and the lanes of
-the LSTM."""
+"""The arithmetic of `BatchEncoder`: folded convolutions, two ways to batch them, and the lanes of the LSTM."""

@@ -9,8 +9,11 @@ one and two threads):
     torch.conv1d            changes, because it chooses between oneDNN and a matrix product by size, batch and threads
     oneDNN, kernel > 1      never changes
     oneDNN, kernel = 1      changes where T is a multiple of 512, and is slower than the product
-    product, kernel = 1     changes where a thread's share is below 12 columns; never for multiples of 16 (up to 32
-    threads) ELU                     changes for what is left over when a thread's share is cut into vectors
+    product, kernel = 1     changes where a thread's share is below 12 columns; never for multiples of 16 columns
+    ELU                     changes for what is left over when a thread's share is cut into vectors
+
+Products were tried with up to 32 threads. For items of a few tiles, the convolutions of one thread have the very bits
+of torch.conv1d, so that latents differ from the plain model's in the LSTM alone (see `lstm`).
 """
 
 from dataclasses import dataclass
@@ -97,8 +100,7 @@ class FoldedEncoder:
 
     @property
     def can_be_tiled(self) -> bool:
-        """Whether no output needs to know the whole item: no norm over time, and no padding taken from the other
-        end."""
+        """Whether no output needs the whole item: no norm over time, no padding from the other end."""
         convs = [conv for stage in self.front + self.back for conv in stage_convs(stage)]
         return all(conv.norm is None and conv.pad_mode != "circular" for conv in convs)
 
@@ -156,8 +158,7 @@ def convolve(x: Tensor, conv: FoldedConv) -> Tensor:
 
 
 def elu(x: Tensor) -> Tensor:
-    """Return the ELU of a contiguous tensor, each number's bits independent of where it stands and of the number of
-    threads.
+    """Return the ELU of a tensor; a number's bits depend neither on where it stands nor on how many threads there are.
 
     Vectors and what is left over go through different exponentials. Here every thread's share is whole vectors.
     """
@@ -194,8 +195,11 @@ def _convolve_one_step(x: Tensor, conv: FoldedConv) -> Tensor:
     # On one thread any larger number gives the same bits, without the copy.
     if num_steps < COLUMNS or torch.get_num_threads() > 1:
         x = functional.pad(x, (0, -num_steps % COLUMNS))
-    result = torch.matmul(conv.weight[..., 0], x).add_(conv.bias[:, None])
-    return result[..., :num_steps].contiguous()
+    # The product adds to the bias, not the bias to the product: so does conv1d on one thread, and the bits are the
+    # same.
+    bias = conv.bias[:, None]
+    rows = [torch.addmm(bias, conv.weight[..., 0], row)[:, :num_steps] for row in x]
+    return torch.stack(rows) if len(rows) > 1 else rows[0].contiguous()[None]
 
 
 def _fold_conv(layer: PaddedConv1d, *, device: torch.device, dtype: torch.dtype, elu_before: bool) -> FoldedConv:

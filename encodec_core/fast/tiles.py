@@ -1,5 +1,4 @@
-"""Convolutions over an item that arrives in tiles: equal to convolving it whole, in memory that does not grow with its
-length.
+"""Convolutions over an item that arrives in tiles: equal to convolving it whole, in bounded memory.
 
 Letters in shapes: B batch (items in lockstep), C channels, T time steps at the layer's rate.
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import IO
 
@@ -43,3 +44,11 @@ class DeadlyClips(DemoClips):
         except FileNotFoundError:
             return False
         return True
+
+
+class SlowClips(DemoClips):
+    """The demo clips, each opened only after a while, so that a run can be caught in the middle."""
+
+    def open(self, item: Item) -> IO[bytes]:
+        time.sleep(0.2)
+        return super().open(item)

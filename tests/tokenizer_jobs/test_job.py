@@ -97,8 +97,14 @@ class Killed:
     def start(self) -> subprocess.Popen[str]:
         arguments = [sys.executable, "-m", "tokenizer_jobs", "run", str(self._job_file)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        # In a session of its own, so that it can be killed with all that it started.
         return subprocess.Popen(
-            arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            arguments,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
 
 
@@ -135,6 +141,19 @@ def test_a_killed_run_is_resumed_to_the_same_bytes(calm: Path, tmp_path: Path) -
     assert result.exit_code == 0
     assert shard_bytes(output) == shard_bytes(calm)
     assert all(path.stat().st_mtime_ns == then for path, then in committed.items()), "a committed unit was done again"
+
+
+def test_a_ray_driver_killed_with_its_process_group_is_resumed_to_the_same_bytes(calm: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    source = {"kind": "tests.tokenizer_jobs.plugins:SlowClips"}
+    on_ray = job(output, source=source, runtime__executor="ray", runtime__encoders=2, runtime__device="cpu")
+    with Killed(on_ray, tmp_path).start() as process:
+        wait_until(lambda: any(output.glob("_commits/*/*.json")), what="a commit", seconds=120)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not any(output.glob("catalog/*")), "the run was over, so nothing was proven"
+    result = run(job(output, source=source))
+    assert result.items == result.rows + result.rejects == 32
+    assert shard_bytes(output) == shard_bytes(calm)
 
 
 def test_sigterm_stops_resumable(calm: Path, tmp_path: Path) -> None:
