@@ -1,7 +1,11 @@
 """The screens of the commands as text: pure functions of what the commands found."""
 
+import os
 import shlex
+import shutil
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenizer_jobs.wording import (
@@ -186,16 +190,25 @@ def _notes(result: "RunResult") -> list[str]:
 
 
 def _next_steps(result: "RunResult", example_id: str | None) -> list[str]:
-    output = shlex.quote(result.output)
+    output, program = shlex.quote(result.output), _program()
     steps = [
         "",
         "next: the same command again resumes; or" if result.stopped else "next:",
-        f"  tokenizer-jobs status {output}",
-        f"  tokenizer-jobs verify {output}",
+        f"  {program} status {output}",
+        f"  {program} verify {output}",
     ]
     if example_id is not None:
-        steps.append(f"  tokenizer-jobs decode {output} --id {shlex.quote(example_id)} -o decoded.wav")
+        steps.append(f"  {program} decode {output} --id {shlex.quote(example_id)} -o decoded.wav")
     return steps
+
+
+def _program() -> str:
+    """The command as it can be typed here: by name where the path has it, else where it is installed."""
+    name = "tokenizer-jobs"
+    beside_python = Path(sys.executable).with_name(name)
+    if shutil.which(name) is None and beside_python.exists():
+        return shlex.quote(os.path.relpath(beside_python))
+    return name
 
 
 def _table(facts: Iterable[tuple[str, str]]) -> list[str]:
