@@ -4,6 +4,7 @@ A mark must survive the death of its process, not of the machine: it is a plain 
 """
 
 import hashlib
+import os
 import tempfile
 from pathlib import Path
 
@@ -20,11 +21,12 @@ class Breadcrumbs:
 
     def __init__(self, output: str) -> None:
         key = hashlib.sha256(output.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-        self._folder = Path(tempfile.gettempdir()) / "tokenizer_jobs-breadcrumbs" / key
+        self._folder = Path(tempfile.gettempdir()) / f"tokenizer_jobs-breadcrumbs-{_user()}" / key
 
     def mark(self, unit_id: str) -> None:
         """Say that the unit is in hand."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.parent.mkdir(mode=0o700, exist_ok=True)
+        self._folder.mkdir(exist_ok=True)
         (self._folder / unit_id).touch()
 
     def found(self, unit_id: str) -> bool:
@@ -34,3 +36,8 @@ class Breadcrumbs:
     def clear(self, unit_id: str) -> None:
         """Say that the unit is no longer in hand."""
         (self._folder / unit_id).unlink(missing_ok=True)
+
+
+def _user() -> str:
+    # The temporary folder is shared, and what another user made there may not be written.
+    return str(os.getuid()) if hasattr(os, "getuid") else "user"

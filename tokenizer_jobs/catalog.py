@@ -212,7 +212,8 @@ def sweep_orphans(storage: Storage) -> Swept:
     orphans = [
         file.path
         for file in files
-        if file.path not in named_paths
+        if _PART.search(file.path)  # anything else is somebody's own
+        and file.path not in named_paths
         and file.path.endswith((".parquet", ".arrow"))
         and (file.modified < before or _generation_of(file) not in unfinished or _unit_of(file) in named)
     ]

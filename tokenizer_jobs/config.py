@@ -85,7 +85,7 @@ class FilesSource(_Frozen):
     """Folders, globs and single files, local or behind any fsspec URL."""
 
     kind: Literal["files"] = "files"
-    paths: tuple[str, ...] = Field(min_length=1)
+    paths: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
     """Folders (read recursively), globs, or files."""
     pattern: str | None = None
     """Glob on the path below a folder, such as `**/*.flac`; null takes every file with an audio extension."""
@@ -128,7 +128,12 @@ class PluginSource(BaseModel):
                 f"selection.source.kind = {self.kind!r} cannot be imported ({error}); "
                 "expected package.module:Class importable where the job runs"
             ) from error
-        return factory(**self.options)
+        try:
+            return factory(**self.options)
+        except TypeError as error:
+            raise ConfigError(
+                f"selection.source: {self.kind} does not take the keys {', '.join(self.options) or 'given'}: {error}"
+            ) from error
 
 
 def _source_tag(value: Any) -> str | None:
@@ -208,7 +213,7 @@ class Runtime(_Frozen):
 class JobConfig(_Frozen):
     """One job."""
 
-    output: str
+    output: str = Field(min_length=1)
     """Local path or fsspec URL; it is the dataset's identity: run again to resume, or to add what is new."""
     recipe: Recipe = Recipe()
     selection: Selection
@@ -226,10 +231,10 @@ class JobConfig(_Frozen):
             ConfigError: the file is missing, is not YAML, or a key or value is wrong.
         """
         try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_StrictLoader)
         except OSError as error:
             raise ConfigError(f"job file {os.fspath(path)!r} cannot be read: {error.strerror or error}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ConfigError(f"job file {os.fspath(path)!r} is not YAML: {error}") from error
         if not isinstance(content, dict):
             raise ConfigError(
@@ -250,6 +255,17 @@ class JobConfig(_Frozen):
             return cls.model_validate(content)
         except ValidationError as error:
             raise ConfigError(f"{origin}: " + "; ".join(_explain(error))) from error
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice, of which plain YAML keeps the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        doubled = [key for number, key in enumerate(keys) if key in keys[:number]]
+        if doubled:
+            raise yaml.constructor.ConstructorError(None, None, f"key {doubled[0]!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep=deep)
 
 
 def _explain(error: ValidationError) -> Iterator[str]:

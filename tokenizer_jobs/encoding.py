@@ -3,7 +3,6 @@
 Another codec slots in by offering the three methods of `Codec`; no other room knows which one runs.
 """
 
-import os
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, Protocol
@@ -24,7 +23,6 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 __all__ = [
     "Codec",
     "EncodecCodec",
-    "available_cpus",
     "choose_device",
     "describe_codec",
     "limit_torch_threads",
@@ -61,11 +59,6 @@ def choose_device(device: DeviceName) -> Literal["cpu", "cuda"]:
     if device == "cpu":
         return "cpu"
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def available_cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def limit_torch_threads(num_threads: int) -> int:

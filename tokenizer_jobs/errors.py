@@ -15,6 +15,9 @@ from enum import StrEnum
 from typing import Any
 
 __all__ = [
+    "EXIT_DONE",
+    "EXIT_FAILED",
+    "EXIT_STOPPED",
     "ConfigError",
     "IntegrityError",
     "ItemError",
@@ -24,6 +27,10 @@ __all__ = [
     "TokenizerJobsError",
     "TransientError",
 ]
+
+
+EXIT_DONE, EXIT_FAILED, EXIT_STOPPED = 0, 1, 75
+"""Exit codes of commands: done; refused or faulty; stopped and resumable (EX_TEMPFAIL of sysexits.h)."""
 
 
 class Stage(StrEnum):

@@ -9,8 +9,9 @@ from types import TracebackType
 from typing import Literal, Protocol, Self
 
 from tokenizer_jobs.breadcrumbs import Breadcrumbs
-from tokenizer_jobs.encoding import Codec, available_cpus, limit_torch_threads
+from tokenizer_jobs.encoding import Codec, limit_torch_threads
 from tokenizer_jobs.errors import TransientError
+from tokenizer_jobs.machine import available_cpus
 from tokenizer_jobs.pipeline import UnitDone, UnitJob, decode_unit, tokenize_unit
 from tokenizer_jobs.records import Decoded, WorkUnit
 from tokenizer_jobs.sources import make_source

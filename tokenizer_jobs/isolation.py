@@ -3,23 +3,28 @@
 The careful way to decode a unit, taken after a worker died on it. The child decodes one record at a time and answers
 before it gets the next, so the record in hand when it dies is known. Two deaths on one record make it a reject.
 
-    parent   send r0 ──▶      recv ◀── send r1 ──▶          EOF: strike 1 on r1, new child, send r1 again …
-    child            decode r0 ──▶       decode r1 ✗ dies
+    parent   wait ◀──       send r0 ──▶      recv ◀── send r1 ──▶      EOF: strike 1 on r1, new child, send r1 again …
+    child    start ──▶ ready         decode r0 ──▶       decode r1 ✗ dies
+
+A child that dies before it is ready is no record's fault: that is raised.
 """
 
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from types import TracebackType
 from typing import Self
 
 from tokenizer_jobs.config import SourceConfig
 from tokenizer_jobs.decode import AudioTarget, decode_items
-from tokenizer_jobs.errors import RejectReason, Stage, TokenizerJobsError
+from tokenizer_jobs.errors import RejectReason, Stage, TokenizerJobsError, TransientError
 from tokenizer_jobs.records import Decoded, Item, RejectedItem
-from tokenizer_jobs.sources import make_source
+from tokenizer_jobs.sources import Source, make_source
 
 __all__ = ["decode_isolated"]
 
@@ -38,7 +43,8 @@ def decode_isolated(
         target: What the waveforms should be.
 
     Raises:
-        TokenizerJobsError: what decoding raised in the child, such as a `TransientError` of the storage.
+        TransientError: the child could not start.
+        Exception: what making the source (of ours) or decoding (of any kind) raised in the child.
     """
     with _DecodeChild(source, target) as child:
         for position, item in items:
@@ -71,9 +77,11 @@ class _DecodeChild:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if self._process is not None and self._connection is not None:
             self._connection.close()  # the child reads EOF and ends
+            if error is not None:
+                self._process.kill()  # Ctrl-C does not reach it, and its record may take long
             self._process.wait()
 
     def decode(self, position: int, item: Item) -> Decoded | None:
@@ -81,11 +89,11 @@ class _DecodeChild:
         connection = self._connection or self._start()
         try:
             connection.send((position, item))
-            answer: Decoded | TokenizerJobsError = connection.recv()
+            answer: Decoded | Exception = connection.recv()
         except (EOFError, ConnectionError):
             self._bury()
             return None
-        if isinstance(answer, TokenizerJobsError):
+        if isinstance(answer, Exception):
             raise answer
         return answer
 
@@ -97,10 +105,18 @@ class _DecodeChild:
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            start_new_session=True,  # Ctrl-C on the terminal is for the parent; in the child it would be a strike
         )
         theirs.close()
-        ours.send(self._task)
         self._connection = ours
+        try:
+            ours.send(self._task)
+            refusal: Exception | None = ours.recv()
+        except (EOFError, ConnectionError):
+            self._bury()
+            raise TransientError(f"the decoder's process could not start ({self.last_exit})") from None
+        if refusal is not None:
+            raise refusal
         return ours
 
     def _bury(self) -> None:
@@ -113,20 +129,43 @@ class _DecodeChild:
 
 
 def _serve(connection: Connection) -> None:
-    source_config, target = connection.recv()
-    source = make_source(source_config)
+    try:
+        source_config, target = connection.recv()
+        source = make_source(source_config)
+    except TokenizerJobsError as error:
+        connection.send(_as_sent(error))
+        return
+    except Exception as error:  # noqa: BLE001  # whatever it is, no record is to blame: the parent raises it
+        connection.send(TransientError(f"the decoder's process could not start: {type(error).__name__}: {error}"))
+        return
+    connection.send(None)  # ready
     while True:
         try:
             record: tuple[int, Item] = connection.recv()
         except EOFError:
             return
-        try:
-            (answer,) = decode_items([record], source=source, target=target)
-        except TokenizerJobsError as error:
-            connection.send(error)
-        else:
-            connection.send(answer)
+        connection.send(_decode(record, source=source, target=target))
+
+
+def _decode(record: tuple[int, Item], *, source: Source, target: AudioTarget) -> Decoded | Exception:
+    try:
+        (decoded,) = decode_items([record], source=source, target=target)
+    except MemoryError:
+        raise  # a record too large for this machine: the child's death, as by the OOM-killer
+    except Exception as error:  # noqa: BLE001  # a fault of the code or of the storage: the parent raises it
+        return _as_sent(error)
+    return decoded
+
+
+def _as_sent(error: Exception) -> Exception:
+    """The error itself where it survives pickling, else its name and text."""
+    try:
+        copied: object = pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001  # any class may refuse, in any way
+        copied = None
+    return error if type(copied) is type(error) else RuntimeError(f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":
-    _serve(Connection(int(sys.argv[1])))
+    with suppress(ConnectionError):  # the parent is gone
+        _serve(Connection(int(sys.argv[1])))

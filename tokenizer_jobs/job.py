@@ -8,20 +8,23 @@ A run that dies at any of these arrows is resumed by the next: every step is eit
 import os
 import time
 import uuid
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
-from tokenizer_jobs.accounting import total
+import pyarrow as pa
+
+from tokenizer_jobs.accounting import Totals, total
 from tokenizer_jobs.breadcrumbs import Breadcrumbs
 from tokenizer_jobs.catalog import newest_snapshot, publish_snapshot, sweep_orphans
 from tokenizer_jobs.commits import Commit, Outcome, read_commits
-from tokenizer_jobs.config import JobConfig, Selection
+from tokenizer_jobs.config import FilesSource, JobConfig, Selection
 from tokenizer_jobs.decode import AudioTarget, decoder_versions
-from tokenizer_jobs.encoding import available_cpus, choose_device, describe_codec, load_codec
+from tokenizer_jobs.encoding import choose_device, describe_codec, load_codec
 from tokenizer_jobs.errors import ConfigError, OutputBusyError
 from tokenizer_jobs.executors import Executor, InlineExecutor, UnitFailed, UnitOutcome
 from tokenizer_jobs.lease import Lease
+from tokenizer_jobs.machine import available_cpus
 from tokenizer_jobs.pipeline import UnitJob
 from tokenizer_jobs.planning import (
     PlanFacts,
@@ -39,7 +42,7 @@ from tokenizer_jobs.results import Progress, RunResult, summary_fields
 from tokenizer_jobs.schema import row_schema
 from tokenizer_jobs.sources import make_source
 from tokenizer_jobs.stopping import StopRequest, stop_on_signals
-from tokenizer_jobs.storage import Storage
+from tokenizer_jobs.storage import Storage, is_url, public_uri
 
 __all__ = ["Report", "run"]
 
@@ -116,6 +119,8 @@ class _Run:
             if grown is not None:
                 self._tokenize(grown)
         if self._may_go_on():
+            self._judge(total(self._commits()))
+        if self._may_go_on():
             self._publish()
         return self._result()
 
@@ -143,35 +148,40 @@ class _Run:
         plan_facts = PlanFacts(
             generation=generation,
             recipe_id=self.recipe.recipe_id,
-            selection=selection.model_dump(mode="json"),
+            selection=_public_selection(selection),
             base_snapshot=None if newest is None else newest.number,
             skipped=dict(listing.skipped),
             num_unchanged=len(comparison.unchanged),
             num_changed=self.changed,
             num_vanished=self.vanished,
-            decoder_versions=decoder_versions(),
+            decoder_versions=(versions := decoder_versions()),
+            file_metadata=self._file_metadata(versions, user_schema=source.user_schema),
         )
+        self._may_go_on()  # the listing may have taken hours: not under a lease that was lost meanwhile
         return write_plan(self.storage, units, facts=plan_facts, user_schema=source.user_schema)
 
     def _tokenize(self, plan: PlanSummary) -> None:
         """Tokenize the open units of a generation, as its plan selected them."""
         tally = _Tally(plan, read_commits(self.storage, plan.generation))
-        if not tally.is_complete:
-            _check_versions(plan)
-            self._run_units(plan, tally)
-        self._judge(plan, tally)
-
-    def _run_units(self, plan: PlanSummary, tally: "_Tally") -> None:
+        if tally.is_complete:
+            return
+        _check_versions(plan)
         job = self._unit_job(plan)
         units = (unit for unit in read_units(self.storage, plan.generation) if unit.unit_id not in tally.unit_ids)
         seconds_left = max(0.0, plan.estimated_seconds - tally.seconds)
+        limit = self._reject_limit(plan)
+        if tally.failures > limit:
+            self._judge(total(self._commits()))
+            return
         with self._executor(job, seconds_left=seconds_left) as executor, stop_on_signals(self.stop):
             self._tell(tally, message=executor.describe())
             for outcome in executor.run(units, stop=self.stop):
                 self._count(outcome, tally)
-                if self.lease.lost is not None or tally.failures > self._reject_limit(plan):
+                if self.lease.lost is not None or tally.failures > limit:
                     self.stop.request()
                     break
+        if tally.failures > limit:
+            self._judge(total(self._commits()))
 
     def _count(self, outcome: UnitOutcome, tally: "_Tally") -> None:
         if isinstance(outcome, UnitFailed):
@@ -190,35 +200,56 @@ class _Run:
         note = f"{differing} rows of {outcome.unit.part_name} had other codes in another attempt" if differing else None
         self._tell(tally, message=note)
 
-    def _judge(self, plan: PlanSummary, tally: "_Tally") -> None:
-        if tally.failures > self._reject_limit(plan):
+    def _judge(self, totals: Totals) -> None:
+        """Fail the run when too many of the output's items are rejects; what is committed stays, unpublished."""
+        failures, fraction = totals.rejects - totals.filtered, self.config.selection.max_reject_fraction
+        reasons = ", ".join(f"{reason} {count}" for reason, count in totals.rejects_by_reason.items())
+        if fraction is not None and failures > fraction * self._num_planned():
             self.problems.append(
-                f"{tally.failures} of {plan.num_items} items are rejects ({tally.reasons_line}), more than "
-                f"selection.max_reject_fraction = {self.config.selection.max_reject_fraction} allows; look into "
-                "rejects/, then mend the inputs or raise the limit, and run again"
+                f"{failures} of {self._num_planned()} items are rejects ({reasons}), more than "
+                f"selection.max_reject_fraction = {fraction} allows; look into rejects/, then raise the limit and run "
+                "again to go on with them, or mend the inputs and write to a new output"
             )
-        elif tally.is_complete and tally.rows == 0 and tally.failures:
-            self.problems.append(
-                f"every item of generation {plan.generation} was rejected ({tally.reasons_line}); look into rejects/"
-            )
+        elif totals.rows == 0 and failures:
+            self.problems.append(f"every item was rejected ({reasons}); look into rejects/")
 
     def _reject_limit(self, plan: PlanSummary) -> float:
+        """Rejects in a generation from which the whole output has too many, whatever is still to come."""
         fraction = self.config.selection.max_reject_fraction
-        return float("inf") if fraction is None else fraction * plan.num_items
+        if fraction is None:
+            return float("inf")
+        earlier = total(commit for commit in self._commits() if commit.generation != plan.generation)
+        return fraction * self._num_planned() - (earlier.rejects - earlier.filtered)
+
+    def _commits(self) -> Iterator[Commit]:
+        for generation in list_generations(self.storage):
+            yield from read_commits(self.storage, generation)
+
+    def _num_planned(self) -> int:
+        return sum(plan.num_items for plan in self._plans())
+
+    def _plans(self) -> list[PlanSummary]:
+        return [read_plan_summary(self.storage, generation) for generation in list_generations(self.storage)]
+
+    def _file_metadata(self, versions: dict[str, str], *, user_schema: pa.Schema) -> dict[str, str]:
+        metadata = file_metadata(self.recipe, self.facts, versions, schema=row_schema(user_schema))
+        return {key.decode(): value.decode() for key, value in metadata.items()}
 
     def _unit_job(self, plan: PlanSummary) -> UnitJob:
         selection = Selection.model_validate(plan.selection)
-        user_schema = make_source(selection.source).user_schema
-        metadata = file_metadata(self.recipe, self.facts, plan.decoder_versions, schema=row_schema(user_schema))
+        # The job file's own source opens the items where it is of the same kind: signed URLs of an old plan expire,
+        # and the plan holds none.
+        asked = self.config.selection.source
+        source = asked if asked.kind == selection.source.kind else selection.source
         return UnitJob(
             output=self.storage.url,
             run_id=self.run_id,
             recipe_id=self.recipe.recipe_id,
             weights_sha256=self.facts.weights_sha256,
-            source=selection.source,
+            source=source,
             target=AudioTarget.for_codec(self.facts, audio=self.config.recipe.audio, filters=selection.filters),
-            metadata=metadata,
-            user_schema=user_schema,
+            metadata={key.encode(): value.encode() for key, value in plan.file_metadata.items()},
+            user_schema=make_source(source).user_schema,
             shard_format=selection.shards.format,
             batch_seconds=self.config.runtime.batch_seconds,
         )
@@ -263,9 +294,7 @@ class _Run:
         )
 
     def _result(self) -> RunResult:
-        generations = list_generations(self.storage)
-        plans = [read_plan_summary(self.storage, generation) for generation in generations]
-        totals = total(commit for generation in generations for commit in read_commits(self.storage, generation))
+        plans, totals = self._plans(), total(self._commits())
         newest = newest_snapshot(self.storage)
         return RunResult(
             **summary_fields(totals),
@@ -279,7 +308,7 @@ class _Run:
             new_hours=self.new_seconds / 3600,
             elapsed_seconds=time.monotonic() - self.started,
             rejects_by_reason=dict(totals.rejects_by_reason),
-            generations=len(generations),
+            generations=len(plans),
             recipe_id=self.recipe.recipe_id,
             codec=self.facts.name,
             trained=self.facts.trained,
@@ -296,7 +325,6 @@ class _Tally:
         self.unit_ids: set[str] = set()
         self.rows = self.rejects = self.filtered = 0
         self.seconds = 0.0
-        self.reasons: Counter[str] = Counter()
         for commit in commits:
             self.add(commit)
 
@@ -309,7 +337,6 @@ class _Tally:
         self.rejects += commit.num_rejects
         self.filtered += commit.num_filtered
         self.seconds += commit.audio_seconds
-        self.reasons.update(commit.rejects_by_reason)
 
     @property
     def is_complete(self) -> bool:
@@ -321,10 +348,13 @@ class _Tally:
         """Rejects that no filter asked for."""
         return self.rejects - self.filtered
 
-    @property
-    def reasons_line(self) -> str:
-        """Rejects by reason, for a person."""
-        return ", ".join(f"{reason} {count}" for reason, count in self.reasons.most_common())
+
+def _public_selection(selection: Selection) -> dict[str, Any]:
+    """The selection as the plan keeps it: without the query strings and passwords of URLs."""
+    content = selection.model_dump(mode="json")
+    if isinstance(selection.source, FilesSource):
+        content["source"]["paths"] = [public_uri(path) if is_url(path) else path for path in selection.source.paths]
+    return content
 
 
 def _codec_line(facts: CodecFacts) -> str:

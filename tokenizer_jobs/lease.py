@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from tokenizer_jobs.errors import OutputBusyError, TransientError
+from tokenizer_jobs.errors import ConfigError, OutputBusyError, TransientError
 from tokenizer_jobs.liveness import Owner
 from tokenizer_jobs.storage import STAGING_FOLDER, Storage
 
@@ -160,7 +160,7 @@ class Lease:
                     return
                 self._storage.replace(LEASE_PATH, self._content())
                 last_beat = time.monotonic()
-            except (TransientError, OSError) as error:
+            except (TransientError, ConfigError, OSError) as error:
                 # One missed beat does no harm; after the expiry another run may rightly think this one dead.
                 if time.monotonic() - last_beat > EXPIRY_SECONDS:
                     self._lost = f"the lease could not be renewed for {EXPIRY_SECONDS:.0f} s: {error}"

@@ -155,6 +155,8 @@ def store_recipe(storage: Storage, recipe: ResolvedRecipe) -> None:
         ConfigError: the output has another recipe; the message lists the differences.
         IntegrityError: the stored recipe is unreadable.
     """
+    if not storage.exists(RECIPE_PATH):
+        _refuse_foreign_files(storage)
     if storage.put_if_absent(RECIPE_PATH, recipe.to_json()):
         return
     stored = read_recipe(storage)
@@ -162,6 +164,16 @@ def store_recipe(storage: Storage, recipe: ResolvedRecipe) -> None:
         raise ConfigError(
             f"output {storage.name!r} has another recipe ({'; '.join(stored.difference(recipe))}); "
             "an output has one recipe, so choose another `output` or go back to the stored values"
+        )
+
+
+def _refuse_foreign_files(storage: Storage) -> None:
+    """Refuse a folder that somebody else's files are in: readers would take them for ours."""
+    found = [*storage.list("codes"), *storage.list("rejects")]
+    if found:
+        raise ConfigError(
+            f"output {storage.name!r} holds {found[0].path} and no {RECIPE_PATH}, so it is no output of ours; "
+            "choose another `output`"
         )
 
 
@@ -174,7 +186,7 @@ def read_recipe(storage: Storage) -> ResolvedRecipe:
     """
     try:
         content = storage.read_bytes(RECIPE_PATH)
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise ConfigError(
             f"{storage.name!r} holds no {RECIPE_PATH}, so it is no output; expected a folder that `run` wrote to"
         ) from error

@@ -6,19 +6,15 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from tokenizer_jobs.accounting import Totals
+from tokenizer_jobs.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 
 __all__ = [
-    "EXIT_DONE",
-    "EXIT_FAILED",
-    "EXIT_STOPPED",
     "OutputSummary",
     "PlanResult",
     "Progress",
     "RunResult",
     "summary_fields",
 ]
-
-EXIT_DONE, EXIT_FAILED, EXIT_STOPPED = 0, 1, 75
 
 
 class OutputSummary(BaseModel):

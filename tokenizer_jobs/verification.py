@@ -18,12 +18,12 @@ from tokenizer_jobs.accounting import Totals, total
 from tokenizer_jobs.catalog import Snapshot, SnapshotFacts, read_snapshot, snapshot_numbers, snapshot_path
 from tokenizer_jobs.commits import Commit, CommittedFile, commit_path, committed_unit_ids, read_commit
 from tokenizer_jobs.digest import Digest, codes_sha256
-from tokenizer_jobs.errors import ConfigError, IntegrityError, Stage
+from tokenizer_jobs.errors import EXIT_DONE, EXIT_FAILED, ConfigError, IntegrityError, Stage
 from tokenizer_jobs.planning import list_generations, read_plan_summary, read_units
 from tokenizer_jobs.recipe import METADATA_KEY, read_recipe
 from tokenizer_jobs.records import WorkUnit
 from tokenizer_jobs.reencoding import ReencodeResult, reencode_sample
-from tokenizer_jobs.results import EXIT_DONE, EXIT_FAILED, OutputSummary, summary_fields
+from tokenizer_jobs.results import OutputSummary, summary_fields
 from tokenizer_jobs.schema import REJECT_COLUMNS, ROW_COLUMNS
 from tokenizer_jobs.shards import CODES_FOLDER, REJECTS_FOLDER, codes_arrays, read_batches, read_schema
 from tokenizer_jobs.storage import Storage
@@ -51,7 +51,7 @@ class VerifyResult(OutputSummary):
     """What verification found, as `--json` prints it."""
 
     reencoded: ReencodeResult | None
-    """How a sample compares with the reference model; None when none was asked for."""
+    """How a sample compares with the reference model; None when none was asked for, or when there are problems."""
 
     @property
     def exit_code(self) -> int:
@@ -75,7 +75,9 @@ def verify(output: str, *, reencode: float = 0.0, model: str | None = None) -> V
         raise ConfigError(f"reencode = {reencode} is no share of the items; expected 0 to 1, such as 0.05")
     storage = Storage.at(output)
     report = verify_output(storage)
-    reencoded = reencode_sample(storage, fraction=reencode, model=model) if reencode else None
+    # What is stored wrongly cannot be compared: its rows may not even be readable.
+    wanted = reencode > 0 and not report.problems
+    reencoded = reencode_sample(storage, fraction=reencode, model=model) if wanted else None
     return VerifyResult(
         **summary_fields(report.totals),
         output=storage.name,
@@ -119,6 +121,8 @@ class _Check:
     """First file and its schema, by generation and folder."""
     seen_in: dict[str, str] = field(default_factory=dict)
     """The file that has an id, over all live files."""
+    num_open: int = 0
+    """Planned units without a commit."""
     blamed: set[str] = field(default_factory=set)
     """Ids of units whose commit is reported as damaged, missing or unplanned: their files are not reported again."""
     num_planned: int = 0
@@ -130,6 +134,8 @@ class _Check:
         found = list(self._parts())
         found += self._snapshots()
         found += self._orphans()
+        if self.num_open:
+            found.append(f"{self.num_open} of {self.num_planned} planned units have no commit; run the job again")
         # What the commits add up to says nothing new about an output with a problem.
         return found or list(self._newest())
 
@@ -177,7 +183,8 @@ class _Check:
             yield str(error)
             return
         if commit is None:
-            return  # open: the next run does it
+            self.num_open += 1
+            return
         self.commits[unit.unit_id] = commit
         self.recipe_id = self.recipe_id or commit.recipe_id
         if commit.recipe_id != self.recipe_id:

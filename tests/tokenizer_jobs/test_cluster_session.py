@@ -117,3 +117,17 @@ def test_only_local_paths_of_a_source_are_looked_for_and_without_globs() -> None
     source = FilesSource(paths=("/data/audio", "/data/*/x/*.wav", "s3://bucket/audio", "/data/b/clip-?.wav"))
     assert absolute_paths(source) == ("/data/audio", "/data", "/data/b")
     assert absolute_paths(DemoSource()) == ()
+
+
+def test_the_home_folder_and_file_urls_are_looked_for_as_the_source_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    source = FilesSource(paths=("~/audio", "~/clips/*.wav", "file:///data/audio"))
+    assert absolute_paths(source) == (f"{tmp_path}/audio", f"{tmp_path}/clips", "/data/audio")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "recipe.json").touch()
+    check_reach("~/out", paths=())
+    with pytest.raises(ConfigError, match="is not on every node"):
+        check_reach(f"file://{tmp_path}/none", paths=())
+    assert not (tmp_path / "none").exists()

@@ -1,18 +1,25 @@
 """No damage passes as success: whatever happened to a file, it is a whole item or a reject with its reason."""
 
+import errno
+import io
+import os
 import struct
 from functools import lru_cache
+from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.tokenizer_jobs.clips import CONTAINERS, MONO, RATE, decode_bytes, encode, speechlike
-from tokenizer_jobs.decode import AudioTarget
+from tests.tokenizer_jobs.clips import CONTAINERS, MONO, RATE, MemorySource, decode_bytes, encode, speechlike
+from tokenizer_jobs.config import FilesSource
+from tokenizer_jobs.decode import AudioTarget, decode_items
 from tokenizer_jobs.decode.ogg import _checksum
 from tokenizer_jobs.errors import RejectReason, Stage, TransientError
-from tokenizer_jobs.records import Decoded, DecodedItem, RejectedItem
+from tokenizer_jobs.records import Decoded, DecodedItem, Item, RejectedItem
+from tokenizer_jobs.sources import make_source
 
 NUM_SAMPLES = 2 * RATE
 KEEP = AudioTarget(sample_rate=RATE, channels=1, on_truncated="keep")
@@ -265,3 +272,84 @@ def test_a_passing_fault_is_not_the_items() -> None:
 def test_rates_that_no_recording_has_are_damage(rate: int) -> None:
     content = encode(speechlike(100), container="WAV", coding="PCM_16", rate=rate)
     assert reason(decode_bytes(content, target=MONO)) is RejectReason.CORRUPT
+
+
+class FailingFile(io.BytesIO):
+    """Fails the first `times` reads, as a disk or a client does."""
+
+    def __init__(self, content: bytes, fault: Exception, times: int) -> None:
+        super().__init__(content)
+        self.fault, self.times = fault, times
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.times > 0:
+            self.times -= 1
+            raise self.fault
+        return super().read(size)
+
+
+class FailingSource(MemorySource):
+    def __init__(self, fault: Exception, times: int, *, when: str) -> None:
+        super().__init__({})
+        self.fault, self.times, self.when = fault, times, when
+
+    def open(self, item: Item) -> IO[bytes]:
+        if self.when == "read":
+            return FailingFile(intact("wav"), self.fault, self.times)
+        if self.times > 0:
+            self.times -= 1
+            raise self.fault
+        return io.BytesIO(intact("wav"))
+
+
+def decode_failing(fault: Exception, *, times: int, when: str = "read", uri: str = "/data/a.wav") -> Decoded:
+    source = FailingSource(fault, times, when=when)
+    (decoded,) = decode_items([(0, Item(id="a", source_uri=uri))], source=source, target=MONO)
+    return decoded
+
+
+@pytest.mark.parametrize("when", ["open", "read"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_a_bad_local_file_costs_itself_after_a_second_try(number: int, when: str) -> None:
+    fault = OSError(number, os.strerror(number))
+    accepted(decode_failing(fault, times=1, when=when))
+    rejected = decode_failing(fault, times=9, when=when)
+    assert reason(rejected) is RejectReason.UNREADABLE
+    assert isinstance(rejected, RejectedItem)
+    assert rejected.stage is Stage.READ
+
+
+def test_a_bad_local_file_is_unreadable_through_the_files_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.wav").write_bytes(intact("wav"))
+    source = make_source(FilesSource(paths=(str(tmp_path),)))
+    (item,) = source.list().items
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("tokenizer_jobs.storage.inputs._open_regular", fail)
+    (decoded,) = decode_items([(0, item)], source=source, target=MONO)
+    assert reason(decoded) is RejectReason.UNREADABLE
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ETIMEDOUT])
+def test_a_local_fault_of_the_machine_is_not_the_items(number: int) -> None:
+    with pytest.raises(TransientError):
+        decode_failing(OSError(number, os.strerror(number)), times=9)
+
+
+@pytest.mark.parametrize("fault", [OSError(errno.EIO, "Input/output error"), RuntimeError("the client is confused")])
+def test_a_remote_storage_that_fails_in_the_middle_is_not_the_items(fault: Exception) -> None:
+    with pytest.raises(TransientError):
+        decode_failing(fault, times=9, uri="s3://bucket/a.wav")
+
+
+@pytest.mark.parametrize("when", ["open", "read"])
+@pytest.mark.parametrize("kind", [FileNotFoundError, PermissionError])
+def test_no_secret_is_in_a_reject(kind: type[Exception], when: str) -> None:
+    decoded = decode_failing(kind("https://me:hunter2@h/a.wav?sig=hunter2"), times=9, when=when, uri="https://h/a.wav")
+    assert isinstance(decoded, RejectedItem)
+    assert "hunter2" not in decoded.message
+    assert "https://h/a.wav" in decoded.message

@@ -244,6 +244,8 @@ def test_an_input_of_another_size_has_changed() -> None:
             item, position=0, source=MemorySource({"a": content}), target=AudioTarget(sample_rate=RATE, channels=1)
         )
     assert caught.value.reason is RejectReason.CHANGED
+    assert "write to a new output" in caught.value.message
+    assert "--replace" not in caught.value.message
 
 
 class FailingFile(io.BytesIO):

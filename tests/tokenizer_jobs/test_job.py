@@ -7,20 +7,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from encodec_core import EncodecModel
 from tokenizer_jobs.config import JobConfig
 from tokenizer_jobs.errors import ConfigError, OutputBusyError
 from tokenizer_jobs.job import run
 from tokenizer_jobs.lease import Lease
 from tokenizer_jobs.results import Progress
 from tokenizer_jobs.storage import Storage
+from tokenizer_jobs.verification import verify
 
 RATE = 24000
 
@@ -131,11 +135,12 @@ def test_two_undisturbed_runs_write_the_same_bytes(calm: Path, tmp_path: Path) -
 
 def test_a_killed_run_is_resumed_to_the_same_bytes(calm: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    killed = Killed(job(output), tmp_path)
+    killed = Killed(job(output, source={"kind": "tests.tokenizer_jobs.plugins:SlowClips"}), tmp_path)
     for num_commits in (1, 3):
         with killed.start() as process:
             wait_until(lambda n=num_commits: len(list(output.glob("_commits/*/*.json"))) >= n, what="a commit")  # type: ignore[misc]
             process.kill()
+    assert not any(output.glob("catalog/*")), "the run was over, so nothing was proven"
     committed = {path: path.stat().st_mtime_ns for path in output.glob("_commits/*/*.json")}
     result = run(job(output))
     assert result.exit_code == 0
@@ -158,12 +163,13 @@ def test_a_ray_driver_killed_with_its_process_group_is_resumed_to_the_same_bytes
 
 def test_sigterm_stops_resumable(calm: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    with Killed(job(output), tmp_path).start() as process:
+    source = {"kind": "tests.tokenizer_jobs.plugins:SlowClips"}
+    with Killed(job(output, source=source), tmp_path).start() as process:
         wait_until(lambda: any(output.glob("_commits/*/*.json")), what="a commit")
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 75
     assert not any(output.glob("catalog/*"))
-    assert run(job(output)).exit_code == 0
+    assert run(job(output, source=source)).exit_code == 0
     assert shard_bytes(output) == shard_bytes(calm)
 
 
@@ -256,13 +262,62 @@ def test_too_many_rejects_fail_the_job_until_the_limit_allows_them(recordings: P
     assert (allowed.exit_code, allowed.snapshot, allowed.rows) == (0, 1, 6)
 
 
-def test_nothing_but_rejects_fails_the_job(tmp_path: Path) -> None:
+def test_nothing_but_rejects_fails_the_job_until_something_better_comes(tmp_path: Path) -> None:
     folder = tmp_path / "audio"
     folder.mkdir()
     (folder / "a.wav").write_bytes(b"not audio at all")
-    result = run(job(tmp_path / "out", source=files(folder)))
-    assert result.exit_code == 1
-    assert "every item" in result.problems[0]
+    for _ in range(2):
+        result = run(job(tmp_path / "out", source=files(folder)))
+        assert (result.exit_code, result.snapshot) == (1, None)
+        assert "every item was rejected" in result.problems[0]
+    write_recording(folder / "b.wav", seconds=0.5, seed=1)
+    grown = run(job(tmp_path / "out", source=files(folder)))
+    assert (grown.exit_code, grown.rows, grown.rejects, grown.snapshot) == (0, 1, 1, 1)
+
+
+def test_files_that_are_not_ours_are_neither_mixed_in_nor_swept(recordings: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    (output / "codes").mkdir(parents=True)
+    foreign = output / "codes" / "mine.parquet"
+    foreign.write_bytes(b"years of work")
+    with pytest.raises(ConfigError, match=r"mine\.parquet"):
+        run(job(output, source=files(recordings)))
+    foreign.unlink()
+    run(job(output, source=files(recordings)))
+    foreign.write_bytes(b"years of work")
+    write_recording(recordings / "later.wav", seconds=0.5, seed=1)
+    assert run(job(output, source=files(recordings))).new_rows == 1
+    assert foreign.read_bytes() == b"years of work"
+
+
+def test_a_run_resumed_with_a_codec_that_moved_verifies(tmp_path: Path) -> None:
+    output, moved = tmp_path / "out", tmp_path / "moved"
+    EncodecModel.from_pretrained("demo").save_pretrained(moved)
+    source = {"kind": "tests.tokenizer_jobs.plugins:SlowClips"}
+    with Killed(job(output, source=source), tmp_path).start() as process:
+        wait_until(lambda: any(output.glob("_commits/*/*.json")), what="a commit")
+        process.kill()
+    assert not any(output.glob("catalog/*")), "the run was over, so nothing was proven"
+    assert verify(str(output)).problems, "an unfinished output passes for a whole one"
+    assert run(job(output, source=source, recipe__codec__model=str(moved))).exit_code == 0
+    result = verify(str(output), reencode=0.1)
+    assert result.problems == []
+    assert result.reencoded is not None
+    assert result.reencoded.items > 0
+    assert result.reencoded.wrong_frames == 0
+
+
+def test_secrets_of_a_signed_url_are_not_stored(tmp_path: Path) -> None:
+    clip = tmp_path / "clip.wav"
+    write_recording(clip, seconds=0.5, seed=1)
+    with fsspec.open("memory://bucket/clip.wav", "wb") as file:
+        file.write(clip.read_bytes())
+    url = "memory://bucket/clip.wav?token=hunter2"
+    config = job(tmp_path / "out", source={"kind": "files", "paths": ["memory://bucket", url]})
+    with suppress(ConfigError):  # what the storage makes of the query is its business
+        run(config)
+    stored = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert not [path for path in stored if b"hunter2" in path.read_bytes()]
 
 
 def test_another_recipe_is_refused_with_the_difference(calm: Path) -> None:
@@ -282,7 +337,8 @@ def test_an_output_of_a_live_run_is_refused(tmp_path: Path) -> None:
 
 def test_a_generation_is_not_finished_under_other_decoders(tmp_path: Path) -> None:
     output = tmp_path / "out"
-    with Killed(job(output), tmp_path).start() as process:
+    source = {"kind": "tests.tokenizer_jobs.plugins:SlowClips"}
+    with Killed(job(output, source=source), tmp_path).start() as process:
         wait_until(lambda: any(output.glob("_commits/*/*.json")), what="a commit")
         process.kill()
     plan_file = output / "plans/000001.json"

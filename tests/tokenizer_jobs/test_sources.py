@@ -172,6 +172,8 @@ def test_open_refuses_what_has_changed(tmp_path: Path) -> None:
     with pytest.raises(ItemError) as caught:
         source.open(changed)
     assert caught.value.reason is RejectReason.CHANGED
+    assert "write to a new output" in caught.value.message
+    assert "--replace" not in caught.value.message
     (tmp_path / "b.wav").unlink()
     os.mkfifo(tmp_path / "b.wav")
     target = AudioTarget(sample_rate=16000, channels=1)

@@ -1,14 +1,18 @@
 """Laws of the storage, for a local folder and for one behind fsspec."""
 
+import errno
+import http.server
 import multiprocessing
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+import traceback
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +20,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from tokenizer_jobs.errors import ConfigError, IntegrityError
+from tokenizer_jobs.errors import ConfigError, IntegrityError, TransientError
 from tokenizer_jobs.liveness import Owner
 from tokenizer_jobs.storage import (
     STAGING_FOLDER,
@@ -28,6 +32,7 @@ from tokenizer_jobs.storage import (
     public_uri,
     stat_source,
 )
+from tokenizer_jobs.storage.faults import remote_faults, without_secrets
 from tokenizer_jobs.storage.outputs import staged_by_the_dead
 
 
@@ -402,3 +407,107 @@ def test_opening_a_fifo_does_not_block(tmp_path: Path) -> None:
         open_source(str(tmp_path / "pipe"))
     with pytest.raises(IsADirectoryError):
         open_source(str(tmp_path))
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    """Answers `/<status>` with that status."""
+
+    def do_GET(self) -> None:
+        self.send_response(int(self.path[1:4]))
+        self.send_header("Content-Length", "4")
+        self.end_headers()
+        self.wfile.write(b"" if self.command == "HEAD" else b"body")
+
+    do_HEAD = do_GET  # noqa: N815  # the name that http.server calls
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+SECRET = "hunter2"
+
+WEB_FAULTS: list[tuple[int, type[Exception]]] = [
+    (404, FileNotFoundError),
+    (410, FileNotFoundError),
+    (401, PermissionError),
+    (403, PermissionError),
+    (429, TransientError),
+    (503, TransientError),
+]
+
+
+@pytest.mark.parametrize(("status", "error"), WEB_FAULTS)
+def test_only_a_web_server_that_says_so_has_lost_a_file(web: str, status: int, error: type[Exception]) -> None:
+    for look in (stat_source, open_source):
+        with pytest.raises(error) as caught:
+            look(f"{web}/{status}.wav?sig={SECRET}")
+        assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(("status", "error"), [(404, ConfigError), (403, PermissionError), (503, TransientError)])
+def test_a_web_server_that_fails_does_not_make_a_source_missing(web: str, status: int, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        listing(f"{web}/{status}.wav")
+
+
+def test_a_web_server_that_is_down_has_lost_nothing() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/a.wav"
+        for look in (stat_source, open_source, listing):
+            with pytest.raises(TransientError):
+                look(url)
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("503, url='https://h/a.wav?X-Amz-Signature=hunter2&b=1'", "503, url='https://h/a.wav'"),
+        ("cannot open https://me:hunter2@h:80/a.wav now", "cannot open https://h:80/a.wav now"),
+        ("s3://key:hunter2@bucket/a.wav?versionId=3 is gone", "s3://bucket/a.wav is gone"),
+        ("exceeded with url: /a.wav?sig=hunter2 (Caused by ...)", "exceeded with url: /a.wav (Caused by ...)"),
+        ("Is it s3://bucket/a.wav? No.", "Is it s3://bucket/a.wav? No."),
+    ],
+)
+def test_messages_of_clients_lose_their_secrets(text: str, clean: str) -> None:
+    assert without_secrets(text) == clean
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, FileNotFoundError, PermissionError])
+def test_no_secret_of_a_client_is_in_a_traceback(kind: type[Exception]) -> None:
+    with pytest.raises((TransientError, OSError)) as caught, remote_faults("s3://bucket/a.wav"):
+        raise kind("https://me:hunter2@h/a.wav?sig=hunter2") from ValueError("https://h/a.wav?sig=hunter2")
+    assert "https://h/a.wav" in str(caught.value)
+    assert "hunter2" not in "".join(traceback.format_exception_only(caught.value))
+    assert caught.value.__suppress_context__
+
+
+def test_a_secret_is_not_told_of_a_source_that_nothing_opens() -> None:
+    with pytest.raises(ConfigError) as caught:
+        listing(f"nosuch://me:{SECRET}@h/a.wav?sig={SECRET}")
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(errno.EIO, OSError), (errno.ESTALE, OSError), (errno.EMFILE, TransientError)]
+)
+def test_a_file_that_cannot_be_read_is_told_from_a_machine_that_cannot(
+    number: int, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("tokenizer_jobs.storage.inputs._open_regular", fail)
+    (tmp_path / "a.wav").write_bytes(b"")
+    with pytest.raises(error):
+        open_source(str(tmp_path / "a.wav"))

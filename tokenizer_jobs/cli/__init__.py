@@ -7,11 +7,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 from tokenizer_jobs.cli.commands import COMMANDS
 from tokenizer_jobs.cli.parsing import did_you_mean, parse_arguments
-from tokenizer_jobs.errors import ConfigError, TokenizerJobsError
+from tokenizer_jobs.errors import EXIT_FAILED, ConfigError, TokenizerJobsError
 
 __all__ = ["main"]
 
-EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
 
@@ -24,16 +23,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(words)
-    except TokenizerJobsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output is gone (`... | head`). Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
+    except TokenizerJobsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except OSError as error:
+        print(f"error: {error}; the system said no, so check the path, its permissions and the disk", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 def _dispatch(words: list[str]) -> int:

@@ -13,14 +13,13 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from tokenizer_jobs.cli.flags import add_job_flags, as_words, override, overrides_in
-from tokenizer_jobs.errors import ConfigError
+from tokenizer_jobs.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ConfigError
 
 if TYPE_CHECKING:
     from tokenizer_jobs.config import JobConfig
 
 __all__ = ["COMMANDS", "Command", "load_job"]
 
-EXIT_DONE, EXIT_FAILED, EXIT_STOPPED = 0, 1, 75
 WATCH_SECONDS = 5.0
 
 
@@ -126,7 +125,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return EXIT_STOPPED
     from tokenizer_jobs.audition import any_row_id
 
-    print(run_screen(result, example_id=any_row_id(result.output) if result.rows else None))
+    print(run_screen(result, example_id=any_row_id(config.output) if result.snapshot is not None else None))
     _complain(result.problems)
     return result.exit_code
 

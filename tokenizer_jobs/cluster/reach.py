@@ -11,7 +11,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tokenizer_jobs.cluster.placement import Node
 from tokenizer_jobs.config import FilesSource, SourceConfig
 from tokenizer_jobs.errors import ConfigError
-from tokenizer_jobs.storage import Storage
+from tokenizer_jobs.storage import Storage, local_path
 
 __all__ = ["absolute_paths", "check_nodes", "check_reach"]
 
@@ -23,7 +23,8 @@ def absolute_paths(source: SourceConfig) -> tuple[str, ...]:
     """The local files and folders that a source names, without their globs."""
     if not isinstance(source, FilesSource):
         return ()
-    return tuple(str(_without_glob(Path(path).absolute())) for path in source.paths if "://" not in path)
+    local = [path for path in map(local_path, source.paths) if path is not None]
+    return tuple(str(_without_glob(path.expanduser().absolute())) for path in local)
 
 
 def check_reach(output: str, *, paths: Sequence[str]) -> None:
@@ -37,7 +38,8 @@ def check_reach(output: str, *, paths: Sequence[str]) -> None:
     if missing:
         raise ConfigError(f"the source {missing[0]} is not on every node; {advice}")
     # Opening a local output would make it.
-    if ("://" not in output and not Path(output).is_dir()) or not Storage.open(output).exists(_EVIDENCE):
+    folder = local_path(output)
+    if (folder is not None and not folder.expanduser().is_dir()) or not Storage.open(output).exists(_EVIDENCE):
         raise ConfigError(f"the output {output} is not on every node; {advice}")
 
 

@@ -25,8 +25,9 @@ from ray.exceptions import RayError
 from tokenizer_jobs.cluster.placement import ENCODER_RESOURCE, Node
 from tokenizer_jobs.config import Runtime
 from tokenizer_jobs.errors import ConfigError
+from tokenizer_jobs.machine import available_cpus
 
-__all__ = ["available_cpus", "connected", "live_nodes", "private_ray", "probe", "resolve_address"]
+__all__ = ["connected", "live_nodes", "private_ray", "probe", "resolve_address"]
 
 CONNECT_SECONDS = 5.0
 """To open a socket to a given address."""
@@ -113,16 +114,6 @@ def live_nodes() -> list[Node]:
         if node["Alive"]
     ]
     return sorted(nodes, key=lambda node: node.node_id)
-
-
-def available_cpus() -> int:
-    """CPUs that this process may use: its affinity and its container's quota, at least 1."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        return cpus
-    return cpus if quota == "max" else max(1, min(cpus, int(quota) // int(period)))
 
 
 def _join_present(address: str | None, ray_address: str) -> str:

@@ -8,6 +8,8 @@ from typing import IO
 from tokenizer_jobs.errors import ItemError, RejectReason, Stage
 from tokenizer_jobs.records import Item
 from tokenizer_jobs.sources import Source
+from tokenizer_jobs.storage import local_path
+from tokenizer_jobs.storage.faults import local_read_faults, remote_faults, shown_cause, try_twice, without_secrets
 
 __all__ = ["DecoderView", "InputBytes", "MemoryView", "open_input"]
 
@@ -28,7 +30,7 @@ class InputBytes:
         self._content: bytes | None = None
         self.name = name
         with _read_faults(name):
-            self.size = file.seek(0, io.SEEK_END)
+            self.size = try_twice(lambda: file.seek(0, io.SEEK_END))
         if self.size <= IN_MEMORY_BYTES:
             self._content = self.read_at(0, self.size)
 
@@ -42,11 +44,14 @@ class InputBytes:
         if self._content is not None:
             return self._content[offset : offset + max(0, size)]
         with _read_faults(self.name):
-            self._file.seek(offset)
-            parts = []
-            while size > 0 and (part := self._file.read(size)):
-                parts.append(part)
-                size -= len(part)
+            return try_twice(lambda: self._read(offset, size))
+
+    def _read(self, offset: int, size: int) -> bytes:
+        self._file.seek(offset)
+        parts = []
+        while size > 0 and (part := self._file.read(size)):
+            parts.append(part)
+            size -= len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def view(self, *, head: bytes, skip: int) -> "DecoderView | MemoryView":
@@ -148,8 +153,8 @@ def open_input(item: Item, *, source: Source) -> Iterator[InputBytes]:
         TransientError: as the storage says.
     """
     name = item.source_uri if item.source_member is None else f"{item.source_uri}#{item.source_member}"
-    with _read_faults(name):
-        file = source.open(item)
+    with _item_faults(name):
+        file = try_twice(lambda: source.open(item))
     with file:
         data = InputBytes(file, name=name)
         if data.size == 0:
@@ -157,7 +162,8 @@ def open_input(item: Item, *, source: Source) -> Iterator[InputBytes]:
         whole_file = item.source_member is None and item.source_row is None
         if whole_file and item.source_size is not None and data.size != item.source_size:
             raise ItemError(
-                f"{data.size} bytes, {item.source_size} when it was planned; run with --replace to take it anew",
+                f"{data.size} bytes, {item.source_size} when it was planned; the item keeps what this output has, "
+                "write to a new output to take the new input",
                 stage=Stage.READ,
                 reason=RejectReason.CHANGED,
             )
@@ -166,11 +172,19 @@ def open_input(item: Item, *, source: Source) -> Iterator[InputBytes]:
 
 @contextmanager
 def _read_faults(name: str) -> Iterator[None]:
+    is_local = local_path(name) is not None
+    with _item_faults(name), local_read_faults(name) if is_local else remote_faults(name):
+        yield
+
+
+@contextmanager
+def _item_faults(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         reason = _REASONS.get(type(error), RejectReason.UNREADABLE)
-        raise ItemError(f"{name}: {error.strerror or error}", stage=Stage.READ, reason=reason) from error
+        text = without_secrets(error.strerror or str(error))
+        raise ItemError(f"{name}: {text}", stage=Stage.READ, reason=reason) from shown_cause(error)
 
 
 _REASONS = {

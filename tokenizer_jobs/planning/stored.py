@@ -56,6 +56,8 @@ class PlanFacts(BaseModel):
     """Known items that the source holds no more."""
     decoder_versions: dict[str, str] = Field(default_factory=dict)
     """Decoders and resamplers with their versions; resuming the generation under others is refused."""
+    file_metadata: dict[str, str] = Field(default_factory=dict)
+    """Metadata of every file of the generation: kept here, so that files of a resumed run have the same."""
 
 
 class PlanSummary(PlanFacts):

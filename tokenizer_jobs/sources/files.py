@@ -90,7 +90,8 @@ class AudioFiles:
         if etag != item.source_etag:
             file.close()
             raise ItemError(
-                f"version {etag}, {item.source_etag} when it was planned; run with --replace to take it anew",
+                f"version {etag}, {item.source_etag} when it was planned; the item keeps what this output has, "
+                "write to a new output to take the new input",
                 stage=Stage.READ,
                 reason=RejectReason.CHANGED,
             )
@@ -187,10 +188,11 @@ def _entries(path: str, root: _Root) -> Iterator[SourceFile | SkippedEntry]:
         yield from list_source_files(root.location)
     except PermissionError as error:
         raise ConfigError(
-            f"selection.source.paths: {path!r} may not be read ({error.strerror}); change its permissions or the path"
+            f"selection.source.paths: {public_uri(path)!r} may not be read ({error.strerror}); "
+            "change its permissions or the path"
         ) from error
     except FileNotFoundError as error:
-        raise ConfigError(f"selection.source.paths: {path!r} does not exist") from error
+        raise ConfigError(f"selection.source.paths: {public_uri(path)!r} does not exist") from error
 
 
 def _nothing_found(path: str, pattern: str | None, *, num_skipped: int) -> ConfigError:

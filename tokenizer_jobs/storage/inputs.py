@@ -16,7 +16,7 @@ from typing import IO, Any
 import fsspec
 
 from tokenizer_jobs.errors import ConfigError
-from tokenizer_jobs.storage.faults import local_faults, remote_faults
+from tokenizer_jobs.storage.faults import local_faults, local_read_faults, remote_faults, shown_cause, without_secrets
 from tokenizer_jobs.storage.urls import local_path, public_uri
 
 __all__ = ["SkippedEntry", "SourceFile", "list_source_files", "open_source", "stat_source"]
@@ -79,11 +79,12 @@ def stat_source(uri: str) -> SourceFile:
 
     Raises:
         FileNotFoundError, PermissionError: as the storage says.
+        OSError: a local file that cannot be looked at.
         TransientError: the storage failed.
     """
     path = local_path(uri)
     if path is not None:
-        with local_faults(str(path)):
+        with local_read_faults(str(path)):
             return _local_file(str(path), path.stat())
     with remote_faults(public_uri(uri)):
         system, name = fsspec.core.url_to_fs(uri)
@@ -96,7 +97,7 @@ def open_source(uri: str) -> IO[bytes]:
 
     Raises:
         FileNotFoundError, PermissionError, IsADirectoryError: as the storage says.
-        OSError: it is no regular file; such a one might block for ever.
+        OSError: a local file that cannot be read, or is no regular one: such a one might block for ever.
         TransientError: the storage failed.
     """
     path = local_path(uri)
@@ -105,7 +106,7 @@ def open_source(uri: str) -> IO[bytes]:
             system, name = fsspec.core.url_to_fs(uri)
             remote: IO[bytes] = system.open(name, "rb")
             return remote
-    with local_faults(str(path)):
+    with local_read_faults(str(path)):
         return open(path, "rb", opener=_open_regular)
 
 
@@ -208,19 +209,23 @@ def _list_remote(location: str) -> Iterator[Listed]:
         system, name = fsspec.core.url_to_fs(location)
     except (ValueError, ImportError) as error:
         raise ConfigError(
-            f"source {public_uri(location)!r} cannot be opened: {error}; expected a local path or an fsspec URL "
-            "whose package is installed, such as s3fs for s3://"
-        ) from error
+            f"source {public_uri(location)!r} cannot be opened: {without_secrets(str(error))}; expected a local path "
+            "or an fsspec URL whose package is installed, such as s3fs for s3://"
+        ) from shown_cause(error)
+    missing = ConfigError(f"source {public_uri(location)!r} does not exist; expected a folder, a file or a glob")
     with remote_faults(public_uri(location)):
         if _is_remote_glob(location):
             found = system.glob(name, detail=True)
         elif system.isdir(name):
             found = system.find(name, detail=True, withdirs=True)
+        elif _is_web(location):  # `exists` says no of a server that is down
+            yield _web_file(system, name, location, missing=missing)
+            return
         elif system.exists(name):
             yield _remote_file(system.info(name), location)
             return
         else:
-            raise ConfigError(f"source {public_uri(location)!r} does not exist; expected a folder, a file or a glob")
+            raise missing
     for info in found.values():
         url = system.unstrip_protocol(info["name"])
         if info["type"] == "directory":
@@ -232,7 +237,19 @@ def _list_remote(location: str) -> Iterator[Listed]:
 
 def _is_remote_glob(location: str) -> bool:
     # The query of a web address is no pattern.
-    return glob.has_magic(location.split("?")[0] if location.startswith(("http://", "https://")) else location)
+    return glob.has_magic(location.split("?")[0] if _is_web(location) else location)
+
+
+def _is_web(location: str) -> bool:
+    return location.startswith(("http://", "https://"))
+
+
+def _web_file(system: Any, name: str, location: str, *, missing: ConfigError) -> SourceFile:
+    try:
+        with remote_faults(public_uri(location)):
+            return _remote_file(system.info(name), location)
+    except FileNotFoundError:
+        raise missing from None
 
 
 def _remote_file(info: dict[str, Any], url: str) -> SourceFile:

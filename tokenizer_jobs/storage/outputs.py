@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from tokenizer_jobs.errors import IntegrityError
+from tokenizer_jobs.errors import ConfigError, IntegrityError
 from tokenizer_jobs.liveness import Owner, pid_is_gone
 from tokenizer_jobs.storage.urls import local_path, public_uri
 
@@ -45,11 +45,17 @@ class Storage(ABC):
         Raises:
             ConfigError: no storage of this machine understands the URL.
         """
-        path = local_path(url)
-        if path is not None:
+        try:
+            path = local_path(url)
+            root = None if path is None else str(path.expanduser().absolute())
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(f"output {os.fspath(url)!r} is no path: {error}; expected a folder or a URL") from error
+        if root is not None and "\0" in root:
+            raise ConfigError(f"output {root!r} holds a NUL character; expected a folder or a URL")
+        if root is not None:
             from tokenizer_jobs.storage.local import LocalStorage  # it is built on this module
 
-            return LocalStorage(str(path.expanduser().absolute()))
+            return LocalStorage(root)
         from tokenizer_jobs.storage.remote import RemoteStorage  # and so is it
 
         return RemoteStorage(os.fspath(url))
