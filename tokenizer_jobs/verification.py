@@ -134,10 +134,12 @@ class _Check:
         found = list(self._parts())
         found += self._snapshots()
         found += self._orphans()
-        if self.num_open:
-            found.append(f"{self.num_open} of {self.num_planned} planned units have no commit; run the job again")
         # What the commits add up to says nothing new about an output with a problem.
-        return found or list(self._newest())
+        return found or list(self._unfinished()) or list(self._newest())
+
+    def _unfinished(self) -> Iterator[str]:
+        if self.num_open:
+            yield f"{self.num_open} of {self.num_planned} planned units have no commit; run the job again to finish them"
 
     def _parts(self) -> Iterator[str]:
         yield from self._recipe()

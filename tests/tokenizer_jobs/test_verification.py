@@ -205,13 +205,15 @@ def test_verification_writes_nothing(storage: Storage) -> None:
     assert {path: path.stat().st_mtime_ns for path in Path(storage.url).rglob("*")} == before
 
 
-def test_open_units_are_no_problem(tmp_path: Path) -> None:
+def test_an_unfinished_output_does_not_pass_for_a_whole_one(tmp_path: Path) -> None:
     storage = Storage.open(tmp_path)
     units = plan_output(storage, UNITS)
-    assert verify_output(storage).problems == ()
+    (problem,) = verify_output(storage).problems
+    assert problem.startswith("3 of 3 planned units have no commit")
     finish_unit(storage, units[1])
     report = verify_output(storage)
-    assert report.problems == ()
+    (problem,) = report.problems
+    assert problem.startswith("2 of 3 planned units have no commit")
     assert (report.totals.units, report.units_planned, report.snapshot) == (1, 3, None)
 
 
