@@ -5,13 +5,14 @@ import logging
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self, Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from encodec_core.hub import EXTRACTOR_FILE, Location
+from encodec_core.hub import EXTRACTOR_FILE, HubOptions, Location, read_json_object
 
 __all__ = ["AudioFeatures", "EncodecFeatureExtractor"]
 
@@ -30,12 +31,29 @@ class AudioFeatures(dict[str, Any]):
         except KeyError as error:
             raise AttributeError(f"there is no {name!r} here; there are {', '.join(self)}") from error
 
-    def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> "AudioFeatures":
-        """Return a copy with all tensors on `device`, and floating point tensors in `dtype` (None: as they are)."""
-        moved = {name: value.to(device) for name, value in self.items()}
-        return AudioFeatures(
-            {name: value.to(dtype) if value.is_floating_point() else value for name, value in moved.items()}
-        )
+    def to(
+        self,
+        device: str | int | torch.device | torch.dtype | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        non_blocking: bool = False,
+    ) -> Self:
+        """Move all tensors to `device`, cast floating point ones to `dtype`, in place, and return these features.
+
+        Args:
+            device: of torch; None: where they are. A dtype here is `dtype`, as in `features.to(torch.float16)`.
+            dtype: of floating point tensors; None: as they are.
+            non_blocking: as of `torch.Tensor.to`.
+
+        What is no tensor (`return_tensors` was not "pt") stays as it is.
+        """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        for name, value in self.items():
+            if isinstance(value, Tensor):
+                cast_to = dtype if value.is_floating_point() else None
+                self[name] = value.to(device=device, dtype=cast_to, non_blocking=non_blocking)
+        return self
 
 
 class EncodecFeatureExtractor:
@@ -194,37 +212,29 @@ class EncodecFeatureExtractor:
     def to_dict(self) -> dict[str, Any]:
         """Return all keys of `preprocessor_config.json`."""
         keys = {key: value for key, value in vars(self).items() if key != "_unread"}
-        return keys | self._unread | {"feature_extractor_type": type(self).__name__}
+        return self._unread | keys | {"feature_extractor_type": type(self).__name__}
 
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str | PathLike[str],
-        *,
-        revision: str | None = None,
-        cache_dir: str | PathLike[str] | None = None,
-        local_files_only: bool = False,
-        token: str | bool | None = None,
+        pretrained_model_name_or_path: str | PathLike[str],
+        **options: Unpack[HubOptions],
     ) -> "EncodecFeatureExtractor":
         """Read `preprocessor_config.json` from a local folder, the hub, or the codec inside this package ("demo").
 
         Raises:
             FileNotFoundError: there is no such folder, repository, file or cached copy.
+            ValueError: the file is no JSON object.
+            TypeError: a keyword is unknown; `hub.HubOptions` lists those that are taken.
         """
-        location = Location(
-            name_or_path=name_or_path,
-            revision=revision,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            token=token,
-        )
-        return cls(**json.loads(location.file(EXTRACTOR_FILE).read_text(encoding="utf-8")))
+        location = Location.of(pretrained_model_name_or_path, **options)
+        return cls(**read_json_object(location.file(EXTRACTOR_FILE)))
 
-    def save_pretrained(self, folder: str | PathLike[str]) -> None:
-        """Write `preprocessor_config.json` into `folder`, which is made where it is missing."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
+    def save_pretrained(self, save_directory: str | PathLike[str]) -> None:
+        """Write `preprocessor_config.json` into `save_directory`, which is made where it is missing."""
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
-        (Path(folder) / EXTRACTOR_FILE).write_text(text, encoding="utf-8")
+        (Path(save_directory) / EXTRACTOR_FILE).write_text(text, encoding="utf-8")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} {json.dumps(self.to_dict(), indent=2, sort_keys=True)}"

@@ -58,9 +58,9 @@ class BatchEncoder:
         precision: "fp32", or for convolutions only "tf32" (on a GPU) or "bf16". Distances are always float32.
 
     On a CPU an item's codes and latents are equal to the last bit whatever else is in the call, however many threads
-    torch has. Memory beyond the waveforms is bounded for codecs without windows too, because long items go through the
-    convolutions in tiles. On a GPU short items share padded batches, and rounding can differ with the shape of the
-    batch.
+    torch has: measured on x86 with AVX2 and with AVX-512, and promised nowhere else. Memory beyond the waveforms is
+    bounded for codecs without windows too, because long items go through the convolutions in tiles. On a GPU short
+    items share padded batches, and rounding can differ with the shape of the batch.
 
     Raises:
         ValueError: the bandwidth is not offered, the precision is unknown or cannot take effect, the model is of
@@ -189,8 +189,8 @@ class BatchEncoder:
 
     def _quantize(self, latents: list[Tensor]) -> list[Tensor]:
         frames = torch.cat([piece.t() for piece in latents])
-        with exact_float32():
-            codes = self._frame_quantizer.encode(frames).to(torch.int32)
+        # In the exact_float32 of `_run`, where TF32, if any, is for convolutions alone.
+        codes = self._frame_quantizer.encode(frames).to(torch.int32)
         return [piece.t() for piece in torch.split(codes, [piece.shape[-1] for piece in latents])]
 
     def _merge(self, codes: list[Tensor], scales: list[Tensor]) -> Codes:
@@ -198,7 +198,7 @@ class BatchEncoder:
         if self._config.chunk_length is None:
             return Codes(codes=merged)
         window_frames = torch.tensor([window.shape[-1] for window in codes], dtype=torch.int32)
-        return Codes(codes=merged, scales=torch.stack(scales).float(), window_frames=window_frames)
+        return Codes(codes=merged, scales=torch.stack(scales).float().cpu(), window_frames=window_frames)
 
     def _decode(self, item: Codes) -> Tensor:
         has_windows = self._config.chunk_length is not None
@@ -216,7 +216,7 @@ class BatchEncoder:
         return linear_overlap_add(decoded, stride=self._config.chunk_stride or 1)[0]
 
     def _decode_window(self, codes: Tensor) -> Tensor:
-        decoded: Tensor = self._decoder(self._quantizer.decode(codes))
+        decoded: Tensor = self._decoder(self._quantizer.dequantize(codes))
         return decoded
 
     def _check_waveforms(self, waveforms: Sequence[Tensor]) -> None:

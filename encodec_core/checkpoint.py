@@ -1,6 +1,5 @@
 """Reading and writing codecs on disk: folders as transformers writes them, and Meta's `.th` files."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -8,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from encodec_core.audio import EncodecFeatureExtractor
 from encodec_core.config import EncodecConfig
-from encodec_core.hub import CONFIG_FILE, Location
+from encodec_core.hub import CONFIG_FILE, Location, read_json_object
 from encodec_core.weights import file_sha256, is_training_only, weights_sha256, with_own_names
 
 __all__ = ["Checkpoint", "Provenance", "infer_config", "load_checkpoint", "write_checkpoint"]
@@ -83,6 +83,11 @@ class Checkpoint:
 def load_checkpoint(location: Location, *, dtype: str | torch.dtype | None) -> Checkpoint:
     """Read a codec; see `EncodecModel.from_pretrained` for the arguments and errors."""
     if str(location.name_or_path).endswith(".th"):
+        if location.subfolder:
+            raise ValueError(
+                f"subfolder = {location.subfolder!r} cannot take effect on the file {location.name_or_path}; leave it "
+                "out, and give the file's whole path"
+            )
         checkpoint = _read_th(Path(location.name_or_path).expanduser())
     else:
         checkpoint = _read_folder(location)
@@ -125,6 +130,11 @@ def infer_config(state: Mapping[str, Tensor]) -> EncodecConfig:
     except KeyError as error:
         raise ValueError(
             f"these tensors are not an EnCodec's: {error} is missing among {sorted(state)[:5]}..."
+        ) from error
+    except (IndexError, ValueError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"these tensors are not an EnCodec's: layers of {sorted(state)[:5]}... are missing or have other shapes "
+            f"than its convolutions ({error}); give a whole checkpoint, or a folder with a {CONFIG_FILE}"
         ) from error
     num_codebooks = len([name for name in state if name.endswith(".codebook.embed")])
     if num_codebooks != config.num_quantizers:
@@ -172,30 +182,53 @@ def _read_th(path: Path) -> Checkpoint:
         raise FileNotFoundError(
             f"there is no checkpoint {path}; give the path of a .th file, or a folder with {CONFIG_FILE}"
         )
-    state = with_own_names(_unwrapped(torch.load(path, map_location="cpu", weights_only=True)))
+    state = with_own_names(_read_pickled(path))
     return Checkpoint(config=infer_config(state), state=state, source=str(path), revision=None, files=(path,))
 
 
-def _unwrapped(content: Any) -> dict[str, Tensor]:
+def _read_pickled(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # Damaged pickles raise whatever their next byte asks for: KeyError, EOFError, ...
+        raise ValueError(
+            f"{path} is damaged, or holds more than tensors (torch.load with weights_only=True says: "
+            f"{_first_line(error)}); expected names with tensors, as torch.save writes them. Copy the file again"
+        ) from error
+    return _unwrapped(content, path)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".split("\n", 1)[0]
+
+
+def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
     """Find the state dict in what a training run saved: at the top, or under one of the usual keys."""
     for key in ("best_state", "state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping):
-        raise ValueError(f"the checkpoint holds a {type(content).__name__}; expected names with tensors")
-    return {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+        raise ValueError(
+            f"{path} holds a {type(content).__name__}; expected names with tensors. Is it another program's file?"
+        )
+    return {name: tensor for name, tensor in content.items() if isinstance(name, str) and isinstance(tensor, Tensor)}
 
 
 def _read_folder(location: Location) -> Checkpoint:
     config_path = location.file(CONFIG_FILE)
-    config = EncodecConfig.from_dict(json.loads(config_path.read_text(encoding="utf-8")))
+    config = EncodecConfig.from_dict(read_json_object(config_path))
     files = _weight_files(location)
     state: dict[str, Tensor] = {}
     for path in files:
         state |= with_own_names(_read_weights(path))
-    # The hub's cache keeps a file under snapshots/<commit>/.
-    revision = config_path.parent.name if location.folder is None else None
-    return Checkpoint(config=config, state=state, source=str(location.name_or_path), revision=revision, files=files)
+    return Checkpoint(
+        config=config,
+        state=state,
+        source=str(location.name_or_path),
+        revision=location.commit_of(config_path),
+        files=files,
+    )
 
 
 def _weight_files(location: Location) -> tuple[Path, ...]:
@@ -205,17 +238,30 @@ def _weight_files(location: Location) -> tuple[Path, ...]:
             return (path,)
         index = location.find(f"{name}.index.json")
         if index is not None:
-            shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-            return tuple(location.file(shard) for shard in sorted(set(shards)))
+            return tuple(location.file(shard) for shard in _shards(index))
     raise FileNotFoundError(
         f"{location.name_or_path} has none of {', '.join(WEIGHT_FILES)}; put the weights beside {CONFIG_FILE}"
     )
 
 
+def _shards(index: Path) -> list[str]:
+    weight_map = read_json_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise ValueError(
+            f"{index} has no weight_map; expected an object of tensors' names with files. Copy the file again"
+        )
+    return sorted(set(weight_map.values()))
+
+
 def _read_weights(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
+    if path.suffix != ".safetensors":
+        return _read_pickled(path)
+    try:
         return load_file(path)
-    return _unwrapped(torch.load(path, map_location="cpu", weights_only=True))
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); expected tensors in the safetensors format. Copy the file again"
+        ) from error
 
 
 def _target_dtype(dtype: str | torch.dtype | None, checkpoint: Checkpoint) -> torch.dtype:
@@ -223,7 +269,7 @@ def _target_dtype(dtype: str | torch.dtype | None, checkpoint: Checkpoint) -> to
         return torch.float32
     if isinstance(dtype, torch.dtype):
         return dtype
-    stored = next(tensor.dtype for tensor in checkpoint.state.values() if tensor.is_floating_point())
+    stored = next((tensor.dtype for tensor in checkpoint.state.values() if tensor.is_floating_point()), torch.float32)
     keys = checkpoint.config.to_dict()
     named = (keys.get("dtype") or keys.get("torch_dtype") or stored) if dtype == "auto" else dtype
     found = named if isinstance(named, torch.dtype) else getattr(torch, str(named), None)

@@ -5,9 +5,9 @@ import math
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, Unpack, cast, get_args
 
-from encodec_core.hub import CONFIG_FILE, Location
+from encodec_core.hub import CONFIG_FILE, HubOptions, Location, read_json_object
 
 __all__ = ["PAD_MODES", "EncodecConfig", "NormType"]
 
@@ -187,7 +187,7 @@ class EncodecConfig:
         keys = {key: value for key, value in vars(self).items() if key != "_unread"}
         keys["target_bandwidths"] = list(self.target_bandwidths)
         keys["upsampling_ratios"] = list(self.upsampling_ratios)
-        return keys | self._unread | {"model_type": self.model_type}
+        return self._unread | keys | {"model_type": self.model_type}
 
     @classmethod
     def from_dict(cls, keys: dict[str, Any]) -> "EncodecConfig":
@@ -203,31 +203,23 @@ class EncodecConfig:
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str | PathLike[str],
-        *,
-        revision: str | None = None,
-        cache_dir: str | PathLike[str] | None = None,
-        local_files_only: bool = False,
-        token: str | bool | None = None,
+        pretrained_model_name_or_path: str | PathLike[str],
+        **options: Unpack[HubOptions],
     ) -> "EncodecConfig":
         """Read `config.json` from a local folder, the hub, or the codec inside this package ("demo").
 
         Raises:
             FileNotFoundError: there is no such folder, repository or cached copy.
+            ValueError: the file is no JSON object, or another model's.
+            TypeError: a keyword is unknown; `hub.HubOptions` lists those that are taken.
         """
-        location = Location(
-            name_or_path=name_or_path,
-            revision=revision,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            token=token,
-        )
-        return cls.from_dict(json.loads(location.file(CONFIG_FILE).read_text(encoding="utf-8")))
+        location = Location.of(pretrained_model_name_or_path, **options)
+        return cls.from_dict(read_json_object(location.file(CONFIG_FILE)))
 
-    def save_pretrained(self, folder: str | PathLike[str]) -> None:
-        """Write `config.json` into `folder`, which is made where it is missing."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / CONFIG_FILE).write_text(self.to_json_string(), encoding="utf-8")
+    def save_pretrained(self, save_directory: str | PathLike[str]) -> None:
+        """Write `config.json` into `save_directory`, which is made where it is missing."""
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
+        (Path(save_directory) / CONFIG_FILE).write_text(self.to_json_string(), encoding="utf-8")
 
     def to_json_string(self) -> str:
         """Return `to_dict` as indented JSON, keys sorted."""

@@ -5,7 +5,7 @@ Letters in shapes: S windows, B batch, C audio channels, K codebooks in use (n_q
 
 from collections.abc import Sequence
 from os import PathLike
-from typing import Literal, Self, overload
+from typing import Literal, Self, Unpack, overload
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from encodec_core.checkpoint import Provenance, load_checkpoint, write_checkpoint
 from encodec_core.config import EncodecConfig
-from encodec_core.hub import Location
+from encodec_core.hub import HubOptions, Location
 from encodec_core.modules.seanet import SEANetDecoder, SEANetEncoder
 from encodec_core.outputs import EncodecDecoderOutput, EncodecEncoderOutput, EncodecOutput
 from encodec_core.quantization.rvq import ResidualVectorQuantizer
@@ -49,7 +49,10 @@ class EncodecModel(nn.Module):
         self.encoder = SEANetEncoder(config)
         self.decoder = SEANetDecoder(config)
         self.quantizer = ResidualVectorQuantizer(
-            num_quantizers=config.num_quantizers, codebook_size=config.codebook_size, num_channels=config.hidden_size
+            num_quantizers=config.num_quantizers,
+            codebook_size=config.codebook_size,
+            num_channels=config.hidden_size,
+            frame_rate=config.frame_rate,
         )
         self.provenance: Provenance | None = None
         """Where the weights came from; None for weights that no file was read for."""
@@ -57,37 +60,34 @@ class EncodecModel(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str | PathLike[str],
+        pretrained_model_name_or_path: str | PathLike[str],
         *,
-        revision: str | None = None,
         dtype: str | torch.dtype | None = None,
-        cache_dir: str | PathLike[str] | None = None,
-        local_files_only: bool = False,
-        token: str | bool | None = None,
+        torch_dtype: str | torch.dtype | None = None,
+        **options: Unpack[HubOptions],
     ) -> Self:
         """Load a trained codec, in evaluation mode, on the CPU.
 
         Args:
-            name_or_path: a local folder with `config.json` and weights (`model.safetensors`, `pytorch_model.bin`, or an
-                index of several), a checkpoint of Meta's (a path that ends in `.th`), a hub id, or "demo" for the codec
-                in this package.
-            revision: branch, tag or commit on the hub.
+            pretrained_model_name_or_path: a local folder with `config.json` and weights (`model.safetensors`,
+                `pytorch_model.bin`, or an index of several), a checkpoint of Meta's (a path that ends in `.th`), a hub
+                id, or "demo" for the codec in this package (a folder of that name is "./demo").
             dtype: of the weights, as a torch dtype or its name. None: float32. "auto": the one that `config.json`
                 names, else the one that the file holds.
-            cache_dir, local_files_only, token: as of huggingface_hub. `HF_HUB_OFFLINE=1` is honoured.
+            torch_dtype: older name of `dtype`.
+            options: `revision`, `cache_dir`, `local_files_only`, `token`, `subfolder` and `force_download`, as of
+                transformers and huggingface_hub; see `hub.Location`. `HF_HUB_OFFLINE=1` is honoured.
 
         Raises:
             FileNotFoundError: there is no such folder, file, repository or cached copy.
-            ValueError: the weights are not those of the config; the message names the keys.
+            ValueError: the weights are not those of the config, in which case the message names the keys; a file is
+                damaged; or `dtype` is unknown, or given under both names.
+            TypeError: another keyword; the message lists those that are taken.
         """
-        location = Location(
-            name_or_path=name_or_path,
-            revision=revision,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            token=token,
-        )
-        checkpoint = load_checkpoint(location, dtype=dtype)
+        if dtype is not None and torch_dtype is not None:
+            raise ValueError(f"dtype = {dtype} and torch_dtype = {torch_dtype} are one setting; give dtype alone")
+        location = Location.of(pretrained_model_name_or_path, also_accepted=("dtype", "torch_dtype"), **options)
+        checkpoint = load_checkpoint(location, dtype=torch_dtype if dtype is None else dtype)
         # Built without memory: no time and no random numbers are spent on weights that are replaced at once.
         with torch.device("meta"):
             model = cls(checkpoint.config)
@@ -95,9 +95,9 @@ class EncodecModel(nn.Module):
         model.provenance = checkpoint.provenance(model)
         return model.eval()
 
-    def save_pretrained(self, folder: str | PathLike[str]) -> None:
+    def save_pretrained(self, save_directory: str | PathLike[str]) -> None:
         """Write `config.json`, `model.safetensors` and `preprocessor_config.json`, which transformers loads too."""
-        write_checkpoint(self, self.config, folder)
+        write_checkpoint(self, self.config, save_directory)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -128,12 +128,12 @@ class EncodecModel(nn.Module):
         if self.config.normalize:
             scale = loudness(window)
             window = window / scale
-        codes = self.quantizer.encode(self.encoder(window), n_q=n_q)
+        codes = self.quantizer.quantize(self.encoder(window), n_q=n_q)
         return codes, None if scale is None else scale.view(-1, 1)
 
     def decode_window(self, codes: Tensor, scale: Tensor | None) -> Tensor:
         """Decode `[B, K, T]` codes, and the scale `[B, 1]` or None, to `[B, C, T * hop_length]` samples."""
-        waveform: Tensor = self.decoder(self.quantizer.decode(codes))
+        waveform: Tensor = self.decoder(self.quantizer.dequantize(codes))
         return waveform if scale is None else waveform * scale.view(-1, 1, 1)
 
     # The types assume a config whose return_dict is True, the default; another turns None into tuples.

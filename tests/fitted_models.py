@@ -131,8 +131,8 @@ def _as_encoder_input(model: EncodecModel, waveform: Tensor) -> list[Tensor]:
 
 def _normalise_decoder(model: EncodecModel, waveform: Tensor) -> None:
     window = _as_encoder_input(model, waveform)[0]
-    codes = model.quantizer.encode(model.encoder(window), n_q=model.config.num_quantizers)
-    _normalise(model.decoder, model.quantizer.decode(codes), last=0.1)
+    codes = model.quantizer.quantize(model.encoder(window), n_q=model.config.num_quantizers)
+    _normalise(model.decoder, model.quantizer.dequantize(codes), last=0.1)
 
 
 def _fit_codebooks(model: EncodecModel, latents: Tensor) -> None:

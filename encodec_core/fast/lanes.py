@@ -68,6 +68,7 @@ class LaneEncoder:
         by_length = sorted(range(len(lengths)), key=lambda index: -lengths[index])
         return [by_length[start : start + MAX_LANES] for start in range(0, len(by_length), MAX_LANES)]
 
+    @torch.no_grad()
     def encode(self, waveforms: Sequence[Tensor], *, finish: Finish) -> list[Tensor]:
         """Encode one group of waveforms `[C, n]`, n > 0, to what `finish` makes of their latents."""
         lanes = [

@@ -59,6 +59,7 @@ class PaddedEncoder:
             groups[-1].append(index)
         return groups
 
+    @torch.no_grad()
     def encode(self, waveforms: Sequence[Tensor], *, finish: Finish) -> list[Tensor]:
         """Encode one group of waveforms `[C, n]`, n > 0, to what `finish` makes of their latents."""
         lengths = [waveform.shape[-1] for waveform in waveforms]

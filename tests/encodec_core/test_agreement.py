@@ -1,6 +1,7 @@
 """compare_codes: what is a near tie, and what is a mistake."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -127,3 +128,40 @@ def test_refusals() -> None:
         compare_codes(model, audio, codes, bandwidth_kbps=5.0)
     with pytest.raises(ValueError, match=r"expected torch\.float32 \[1, samples > 0\]"):
         compare_codes(model, audio.double(), codes, bandwidth_kbps=6.0)
+
+
+def test_blocks_have_the_bits_of_the_whole_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, num_frames = fitted_model("causal_mono"), 3 * agreement.BLOCK_FRAMES + 5
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(num_frames, model.config.hidden_size, generator=generator)
+    whole = model.quantizer.quantize(latents.t()[None], n_q=8)[0].t()
+    sizes = []
+    quantize = model.quantizer.quantize
+
+    def counted(block: Tensor, *, n_q: int) -> Tensor:
+        sizes.append(block.shape[-1])
+        return quantize(block, n_q=n_q)
+
+    monkeypatch.setattr(model.quantizer, "quantize", counted)
+    assert torch.equal(agreement._quantize(model, latents, n_q=8), whole)
+    assert sizes == [agreement.BLOCK_FRAMES, agreement.BLOCK_FRAMES, agreement.BLOCK_FRAMES + 5]
+
+
+def test_the_reference_is_computed_in_true_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, audio, codes = encoded("causal_mono")
+    matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    seen = []
+    whole = agreement._quantize
+
+    def seeing(*arguments: Any, **keywords: Any) -> Tensor:
+        seen.append(matmul.fp32_precision)
+        return whole(*arguments, **keywords)
+
+    monkeypatch.setattr(agreement, "_quantize", seeing)
+    before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
+    try:
+        assert compare_codes(model, audio, codes, bandwidth_kbps=6.0).is_faithful
+        assert seen == ["ieee"]
+        assert matmul.fp32_precision == "bf16"
+    finally:
+        matmul.fp32_precision = before

@@ -418,3 +418,28 @@ class TestRefusals:
         too_many = Codes(codes=torch.zeros(33, 3, dtype=torch.uint16))
         with pytest.raises(ValueError, match="33 codebooks, the model 32"):
             BatchEncoder(fitted_model("causal_mono"), 6.0, "cpu").decode([too_many])
+
+
+def test_scales_of_audio_on_a_device_come_back_as_codes_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU: tensors of the scales' shape are seen on their way to the CPU."""
+    encoder = BatchEncoder(fitted_model("windows_stereo"), 6.0, "cpu")
+    shapes = []
+    to_cpu = Tensor.cpu
+
+    def seen(tensor: Tensor) -> Tensor:
+        shapes.append(tensor.shape)
+        return to_cpu(tensor)
+
+    monkeypatch.setattr(Tensor, "cpu", seen)
+    (codes,) = encoder.encode([noise("windows_stereo", 50_000, dtype=torch.float32)])
+    assert codes.scales is not None
+    assert codes.scales.shape in shapes
+
+
+@pytest.mark.parametrize("kind", [LaneEncoder, PaddedEncoder])
+def test_encoders_build_no_graph(kind: Any) -> None:
+    audio = noise("causal_mono", 3_000).requires_grad_()
+    encoder = kind(folded("causal_mono"), convolution_dtype=torch.float64)
+    with torch.enable_grad():
+        (latents,) = encoder.encode([audio], finish=list)
+    assert not latents.requires_grad

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from encodec_core import EncodecConfig, EncodecModel
+from encodec_core import EncodecConfig, EncodecFeatureExtractor, EncodecModel
 from encodec_core.checkpoint import infer_config
 from encodec_core.weights import file_sha256, is_training_only, neutral_names, own_name, weights_sha256
 from tests.encodec_core.models import (
@@ -246,3 +246,82 @@ def test_loading_draws_no_random_numbers_and_shares_no_memory(tmp_path: Path) ->
             tensor.zero_()
     assert_same_model(second, fitted_model("causal_mono"))
     assert all(parameter.requires_grad for parameter in second.parameters())
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def zeroed(path: Path) -> None:
+    path.write_bytes(bytes(1000))
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def overwritten(path: Path) -> None:
+    path.write_bytes(b"\x80\x02}q\x00h\x05.")
+
+
+@pytest.mark.parametrize("damage", [truncated, zeroed, emptied, overwritten])
+@pytest.mark.parametrize("write", [write_safetensors, write_bin])
+def test_damaged_weights_are_named(write: Any, damage: Any, tmp_path: Path) -> None:
+    model = fitted_model("causal_mono")
+    model.config.save_pretrained(tmp_path)
+    write(tmp_path, model.state_dict())
+    (weights,) = tmp_path.glob("*model.*")
+    damage(weights)
+    with pytest.raises(ValueError, match=rf"{weights.name} is damaged.*expected.*Copy the file again"):
+        EncodecModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [truncated, zeroed, emptied, overwritten])
+def test_damaged_th_files_are_named(damage: Any, tmp_path: Path) -> None:
+    torch.save(in_meta(fitted_model("causal_mono")).state_dict(), tmp_path / "encodec.th")
+    damage(tmp_path / "encodec.th")
+    with pytest.raises(ValueError, match=r"encodec\.th is damaged.*expected.*Copy the file again"):
+        EncodecModel.from_pretrained(tmp_path / "encodec.th")
+
+
+def test_tensors_of_odd_shapes_are_no_encodec(tmp_path: Path) -> None:
+    state = in_meta(fitted_model("causal_mono")).state_dict()
+    torch.save(
+        {name: tensor.flatten() if "conv" in name else tensor for name, tensor in state.items()}, tmp_path / "odd.th"
+    )
+    with pytest.raises(ValueError, match="not an EnCodec's"):
+        EncodecModel.from_pretrained(tmp_path / "odd.th")
+
+
+@pytest.mark.parametrize("text", ["[1]", "null", '{"sampling_rate": 240', "\x00"])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json", "preprocessor_config.json"])
+def test_damaged_json_is_named(name: str, text: str, tmp_path: Path) -> None:
+    fitted_model("causal_mono").save_pretrained(tmp_path)
+    if name == "model.safetensors.index.json":
+        (tmp_path / "model.safetensors").unlink()
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    kind: Any = EncodecFeatureExtractor if name == "preprocessor_config.json" else EncodecModel
+    with pytest.raises(ValueError, match=rf"{name} (is no JSON|holds a).*expected an object.*Copy the file again"):
+        kind.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("index", [{}, {"weight_map": ["model.safetensors"]}, {"weight_map": {"bias": 1}}], ids=str)
+def test_an_index_without_a_map_is_named(index: Any, tmp_path: Path) -> None:
+    EncodecConfig().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"index\.json has no weight_map"):
+        EncodecModel.from_pretrained(tmp_path)
+
+
+def test_a_file_without_weights_is_refused_whatever_the_dtype(tmp_path: Path) -> None:
+    EncodecConfig().save_pretrained(tmp_path)
+    write_bin(tmp_path, {})
+    with pytest.raises(ValueError, match="missing keys"):
+        EncodecModel.from_pretrained(tmp_path, dtype="auto")
+
+
+def test_torch_dtype_is_dtype(tmp_path: Path) -> None:
+    fitted_model("causal_mono").save_pretrained(tmp_path)
+    assert EncodecModel.from_pretrained(tmp_path, torch_dtype=torch.bfloat16).dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="give dtype alone"):
+        EncodecModel.from_pretrained(tmp_path, torch_dtype="float16", dtype="float32")

@@ -76,3 +76,9 @@ def test_the_config_of_another_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "dac"}), encoding="utf-8")
     with pytest.raises(ValueError, match="'dac' is not an EnCodec"):
         EncodecConfig.from_pretrained(tmp_path)
+
+
+def test_a_key_that_no_module_reads_can_be_changed() -> None:
+    config: Any = EncodecConfig(note="old")
+    config.note = "new"
+    assert config.to_dict()["note"] == config.note == "new"

@@ -61,9 +61,9 @@ def test_each_codebook_is_fitted_to_what_the_earlier_ones_leave() -> None:
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(3000, 32, generator=generator)
     fit_codebooks(model.quantizer, latents, num_iterations=3, generator=generator)
-    codes = model.quantizer.encode(latents.t()[None], n_q=8)
+    codes = model.quantizer.quantize(latents.t()[None], n_q=8)
     left_over = [
-        float((model.quantizer.decode(codes[:, :level])[0].t() - latents).norm() / latents.norm())
+        float((model.quantizer.dequantize(codes[:, :level])[0].t() - latents).norm() / latents.norm())
         for level in range(1, 9)
     ]
     assert left_over == sorted(left_over, reverse=True)

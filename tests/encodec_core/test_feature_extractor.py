@@ -129,3 +129,34 @@ def test_either_reads_what_the_other_wrote(keys: Arguments, tmp_path: Path) -> N
     theirs.save_pretrained(tmp_path / "theirs")
     again = EncodecFeatureExtractor.from_pretrained(tmp_path / "theirs")
     assert again.to_dict() == EncodecFeatureExtractor(**keys).to_dict() == theirs.to_dict()
+
+
+def test_a_key_that_is_not_read_can_be_changed() -> None:
+    extractor: Any = EncodecFeatureExtractor(note="old")
+    extractor.note = "new"
+    assert extractor.to_dict()["note"] == "new"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keywords"),
+    [
+        (("cpu",), {}),
+        ((torch.float16,), {}),
+        (("cpu", torch.float16), {}),
+        ((), {"device": "cpu", "dtype": torch.float64, "non_blocking": True}),
+        ((), {"dtype": torch.bfloat16}),
+        ((torch.device("meta"),), {}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("tensors", ["pt", None])
+def test_features_move_in_place_as_those_of_transformers(arguments: Any, keywords: Any, tensors: str | None) -> None:
+    def moved(extractor: Any) -> dict[str, Any]:
+        features = extractor(np.zeros(5), sampling_rate=24_000, return_tensors=tensors)
+        assert features.to(*arguments, **keywords) is features
+        return {
+            name: (type(value), str(getattr(value, "dtype", "")), str(getattr(value, "device", "")))
+            for name, value in features.items()
+        }
+
+    assert moved(EncodecFeatureExtractor()) == moved(transformers.EncodecFeatureExtractor())

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,3 +85,56 @@ def test_an_index_that_names_a_missing_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     with pytest.raises(FileNotFoundError, match="model-00001"):
         EncodecModel.from_pretrained(tmp_path)
+
+
+def test_demo_is_the_embedded_codec_and_a_folder_of_that_name_is_asked_for_as_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedded = EncodecConfig.from_pretrained("demo")
+    monkeypatch.chdir(tmp_path)
+    EncodecConfig(num_filters=17).save_pretrained("demo")
+    assert EncodecConfig.from_pretrained("demo") == embedded
+    for folder in ("./demo", Path("demo")):
+        assert EncodecConfig.from_pretrained(folder).num_filters == 17
+
+
+def test_subfolders_of_folders_and_repositories(tmp_path: Path, hub_cache: Path) -> None:
+    snapshot = hub_cache / "models--someone--codec" / "snapshots" / COMMIT
+    fitted_model("musicgen").save_pretrained(snapshot / "a" / "b")
+    expected = EncodecConfig.from_pretrained(snapshot / "a" / "b")
+    assert expected != EncodecConfig.from_pretrained(snapshot)
+    model = EncodecModel.from_pretrained("someone/codec", cache_dir=hub_cache, local_files_only=True, subfolder="a/b")
+    assert model.config == expected
+    assert model.provenance is not None
+    assert model.provenance.revision == COMMIT
+    assert EncodecConfig.from_pretrained(snapshot, subfolder="a/b") == expected
+    assert EncodecFeatureExtractor.from_pretrained(snapshot, subfolder="a/b").sampling_rate == 32_000
+    with pytest.raises(FileNotFoundError, match=r"a/c/config\.json"):
+        EncodecModel.from_pretrained(snapshot, subfolder="a/c")
+    with pytest.raises(ValueError, match="subfolder = 'a' cannot take effect"):
+        EncodecModel.from_pretrained("codec.th", subfolder="a")
+
+
+def test_a_forced_download_asks_the_hub_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    EncodecConfig().save_pretrained(tmp_path)
+    asked: list[dict[str, Any]] = []
+
+    def download(repository: str, name: str, **options: Any) -> str:
+        asked.append(options)
+        return str(tmp_path / name)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    EncodecConfig.from_pretrained("someone/codec", force_download=True)
+    assert [options["force_download"] for options in asked] == [True]
+
+
+@pytest.mark.parametrize("kind", [EncodecConfig, EncodecFeatureExtractor, EncodecModel])
+def test_unknown_keywords_are_named_with_those_that_are_taken(kind: Any) -> None:
+    with pytest.raises(TypeError, match=r"takes no device_map, variant; it takes .*revision.*subfolder"):
+        kind.from_pretrained("demo", variant="fp16", device_map="auto")
+
+
+def test_the_first_parameters_have_the_names_of_transformers(tmp_path: Path) -> None:
+    for kind in (EncodecConfig, EncodecFeatureExtractor, EncodecModel):
+        made: Any = kind.from_pretrained(pretrained_model_name_or_path="demo")
+        made.save_pretrained(save_directory=tmp_path)

@@ -52,7 +52,7 @@ def test_float64_models_compute_in_float64() -> None:
 def test_half_precision_models_choose_the_entry_that_float32_distances_choose() -> None:
     quantizer = fitted_model("causal_mono").quantizer
     latents = fitted_model("causal_mono").encoder(waveforms("causal_mono", 24_000)).bfloat16()
-    assert torch.equal(quantizer.encode(latents, n_q=8), quantizer.encode(latents.float(), n_q=8))
+    assert torch.equal(quantizer.quantize(latents, n_q=8), quantizer.quantize(latents.float(), n_q=8))
 
 
 @every_config
@@ -141,3 +141,17 @@ def test_windows_without_overlap_are_refused() -> None:
 def test_impossible_architectures_are_refused(keys: dict[str, Any]) -> None:
     with torch.random.fork_rng(devices=[]), pytest.raises(ValueError, match=next(iter(keys))):
         EncodecModel(EncodecConfig.encodec_24khz(**SMALL, **keys))
+
+
+@every_config
+def test_the_quantizer_alone_is_that_of_transformers(name: str) -> None:
+    ours, theirs = fitted_model(name).quantizer, transformers_model(name).quantizer
+    latents = torch.cat(
+        [fitted_model(name).encoder(waveforms(name, 12_800 + 640 * start))[..., :20] for start in (0, 1, 2)]
+    )
+    for bandwidth in (None, 0.0, 0.1, *CONFIGS[name].target_bandwidths, 1000.0):
+        codes = ours.encode(latents, bandwidth)
+        assert codes.shape[1:] == (3, 20)
+        assert torch.equal(codes, theirs.encode(latents, bandwidth))
+        assert torch.equal(ours.decode(codes), theirs.decode(codes))
+        assert torch.equal(ours.dequantize(codes.transpose(0, 1)), ours.decode(codes))
