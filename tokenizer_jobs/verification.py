@@ -139,7 +139,7 @@ class _Check:
 
     def _unfinished(self) -> Iterator[str]:
         if self.num_open:
-            yield f"{self.num_open} of {self.num_planned} planned units have no commit; run the job again to finish them"
+            yield f"{self.num_open} of {self.num_planned} planned units have no commit; run the job again"
 
     def _parts(self) -> Iterator[str]:
         yield from self._recipe()
