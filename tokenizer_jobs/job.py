@@ -17,7 +17,7 @@ import pyarrow as pa
 from tokenizer_jobs.accounting import Totals, total
 from tokenizer_jobs.breadcrumbs import Breadcrumbs
 from tokenizer_jobs.catalog import newest_snapshot, publish_snapshot, sweep_orphans
-from tokenizer_jobs.commits import Commit, Outcome, read_commits
+from tokenizer_jobs.commits import Commit, Outcome, committed_unit_ids, read_commits
 from tokenizer_jobs.config import FilesSource, JobConfig, Selection
 from tokenizer_jobs.decode import AudioTarget, decoder_versions
 from tokenizer_jobs.encoding import choose_device, describe_codec, load_codec
@@ -112,8 +112,11 @@ class _Run:
         """Take the steps drawn at the top of this module."""
         self._tell(None, message=_codec_line(self.facts))
         generations = list_generations(self.storage)
-        if generations:
-            self._tokenize(read_plan_summary(self.storage, generations[-1]))
+        for generation in generations:
+            # All of them: a commit of an old generation may have been removed on the advice of `verify`.
+            plan = read_plan_summary(self.storage, generation)
+            if len(committed_unit_ids(self.storage, generation)) < plan.num_units and self._may_go_on():
+                self._tokenize(plan)
         if self._may_go_on():
             grown = self._plan_what_is_new(generations)
             if grown is not None:
@@ -163,8 +166,6 @@ class _Run:
     def _tokenize(self, plan: PlanSummary) -> None:
         """Tokenize the open units of a generation, as its plan selected them."""
         tally = _Tally(plan, read_commits(self.storage, plan.generation))
-        if tally.is_complete:
-            return
         _check_versions(plan)
         job = self._unit_job(plan)
         units = (unit for unit in read_units(self.storage, plan.generation) if unit.unit_id not in tally.unit_ids)
@@ -337,11 +338,6 @@ class _Tally:
         self.rejects += commit.num_rejects
         self.filtered += commit.num_filtered
         self.seconds += commit.audio_seconds
-
-    @property
-    def is_complete(self) -> bool:
-        """Every unit of the plan has a commit."""
-        return len(self.unit_ids) == self.plan.num_units
 
     @property
     def failures(self) -> int:

@@ -199,6 +199,19 @@ def test_what_is_new_is_added_and_nothing_else_is_encoded(recordings: Path, tmp_
     assert pq.ParquetFile(output / "catalog/000002.parquet").metadata.num_rows == len(shard_bytes(output))
 
 
+def test_a_unit_of_an_old_generation_whose_commit_was_removed_is_done_again(recordings: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    run(job(output, source=files(recordings)))
+    write_recording(recordings / "later.wav", seconds=0.5, seed=1)
+    before = run(job(output, source=files(recordings)))
+    for damaged in (*output.glob("_commits/000001/*.json"), *output.glob("codes/part-000001-*")):
+        damaged.unlink()
+    assert verify(str(output)).problems
+    after = run(job(output, source=files(recordings)))
+    assert (after.exit_code, after.digest, after.rows) == (0, before.digest, 7)
+    assert verify(str(output)).problems == []
+
+
 def test_changed_and_vanished_inputs_are_reported_and_left(recordings: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     before = run(job(output, source=files(recordings)))
