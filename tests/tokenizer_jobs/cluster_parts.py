@@ -26,7 +26,7 @@ class HashCodec:
         return [EncodedItem(codes=_codes(waveform)) for waveform in waveforms]
 
     def decode(self, encoded: Sequence[EncodedItem], *, num_samples: Sequence[int]) -> list[Waveform]:
-        raise NotImplementedError
+        raise NotImplementedError("codes that are a hash have no audio; nothing in the cluster decodes")
 
     def describe(self) -> CodecFacts:
         return FACTS

@@ -1,6 +1,9 @@
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,3 +22,26 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Quickstart:
     output = tmp_path_factory.mktemp("quickstart") / "out"
     words = [sys.executable, "-m", "tokenizer_jobs", "run", "configs/quickstart.yaml", "--output", str(output)]
     return output, subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[Path]:
+    """A folder of a user whom permissions bind; where the tests run as root, they are that user meanwhile."""
+    # Not tmp_path: pytest's own folders let nobody but their owner through.
+    folder = Path(tempfile.mkdtemp(prefix="unprivileged-"))
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.chown(folder, NOBODY, NOBODY)
+        os.seteuid(NOBODY)
+    try:
+        yield folder
+    finally:
+        if is_root:
+            os.seteuid(0)
+        for path in (folder, *folder.rglob("*")):
+            if path.is_dir():
+                path.chmod(0o700)
+        shutil.rmtree(folder)

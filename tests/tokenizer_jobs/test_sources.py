@@ -116,11 +116,10 @@ def test_what_is_no_audio_file_is_counted(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
-def test_folders_that_may_not_be_read_are_counted(tmp_path: Path) -> None:
-    put(tmp_path, "a.wav", "closed/b.wav")
-    (tmp_path / "closed").chmod(0)
-    assert listing(tmp_path).skipped == {"folder without permission": 1}
+def test_folders_that_may_not_be_read_are_counted(unprivileged: Path) -> None:
+    put(unprivileged, "a.wav", "closed/b.wav")
+    (unprivileged / "closed").chmod(0)
+    assert listing(unprivileged).skipped == {"folder without permission": 1}
 
 
 @pytest.mark.parametrize("name", ["missing", "missing/*.wav", "empty", "*.flac"])

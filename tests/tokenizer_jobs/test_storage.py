@@ -252,11 +252,10 @@ def test_a_file_in_the_place_of_the_output_is_named(tmp_path: Path) -> None:
             Storage.open(url)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
-    tmp_path.chmod(0o555)
+def test_a_read_only_folder_is_named(unprivileged: Path) -> None:
+    unprivileged.chmod(0o555)
     with pytest.raises(ConfigError, match="cannot be written"):
-        Storage.open(tmp_path / "out")
+        Storage.open(unprivileged / "out")
 
 
 def test_an_unknown_protocol_is_named() -> None:
