@@ -3,10 +3,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
+
+from tokenizer_jobs.storage import Storage
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -45,3 +49,16 @@ def unprivileged() -> Iterator[Path]:
             if path.is_dir():
                 path.chmod(0o700)
         shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["local", "memory"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
+    """An empty output: a local folder, and one behind fsspec."""
+    if request.param == "local":
+        yield Storage.open(tmp_path / "out")
+        return
+    folder = f"/{uuid.uuid4().hex}"
+    yield Storage.open(f"memory://{folder}")
+    memory = fsspec.filesystem("memory")
+    if memory.exists(folder):
+        memory.rm(folder, recursive=True)
