@@ -10,7 +10,6 @@ that a neighbour on the machine costs caches but no turns. The table is added to
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -19,17 +18,15 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date
-from importlib.metadata import version
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks.machine import RESULTS, describe_machine
 from encodec_core import BatchEncoder, EncodecConfig, EncodecModel
 from tests.encodec_core.models import in_meta, in_transformers
 from tests.fitted_models import make_fitted_model, synthetic_waveform
 
-RESULTS = Path(__file__).parent / "RESULTS.md"
 SETTINGS = ((1, 10), (8, 5))
 """Clips in a batch, and their seconds."""
 BANDWIDTH_KBPS = 6.0
@@ -123,17 +120,6 @@ def _line(found: Comparison, *, allocator: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _machine() -> str:
-    cpu = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        cpu = names[0] if names else cpu
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "encodec"))
-    load = " ".join(f"{value:.1f}" for value in os.getloadavg())
-    return f"{os.cpu_count()}-core {cpu}, load {load}; Python {platform.python_version()}, {packages}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.encode", description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
@@ -156,8 +142,9 @@ def main() -> None:
                 )
                 lines.append(_line(found, allocator=allocator))
                 print(lines[-1], flush=True)
+    machine = describe_machine(packages=("torch", "transformers", "encodec"))
     head = (
-        f"\n## Encode, {date.today()}\n\n`python -m benchmarks.encode --repeats {arguments.repeats}`; {_machine()}. "
+        f"\n## Encode, {date.today()}\n\n`python -m benchmarks.encode --repeats {arguments.repeats}`; {machine}. "
         "24 kHz model with random weights, 6 kbps (n_q = 8), fp32, one thread. CPU ms per second of audio, medians; "
         "times over ours, median (least to most); codes that differ.\n\n"
         "| Audio | Allocator | Ours | transformers | over ours | differ | encodec | over ours | differ |\n"

@@ -6,6 +6,7 @@ from encodec_core.batch_encoder import BatchEncoder
 from encodec_core.codes import Codes
 from encodec_core.config import EncodecConfig
 from encodec_core.model import EncodecModel
+from encodec_core.streaming import StreamingDecoder, StreamingEncoder
 
 __all__ = [
     "Agreement",
@@ -14,5 +15,7 @@ __all__ = [
     "EncodecConfig",
     "EncodecFeatureExtractor",
     "EncodecModel",
+    "StreamingDecoder",
+    "StreamingEncoder",
     "compare_codes",
 ]

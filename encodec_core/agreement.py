@@ -14,7 +14,7 @@ from encodec_core.batch_encoder import BatchEncoder
 from encodec_core.codes import Codes
 from encodec_core.fast.precision import exact_float32
 from encodec_core.model import EncodecModel
-from encodec_core.windows import loudness, window_starts
+from encodec_core.windows import loudness, window_spans
 
 __all__ = ["NEAR_TIE", "Agreement", "compare_codes"]
 
@@ -118,9 +118,8 @@ def _reference_windows(model: EncodecModel, waveform: Tensor) -> Iterator[tuple[
         encoder = BatchEncoder(model, config.target_bandwidths[0], device=model.device)
         yield encoder.latents([waveform])[0].t(), None
         return
-    length = config.chunk_length or waveform.shape[-1]
-    for start in window_starts(waveform.shape[-1], stride=config.chunk_stride or length):
-        window = waveform[None, :, start : start + length].to(model.device)
+    for span in window_spans(waveform.shape[-1], length=config.chunk_length, stride=config.chunk_stride):
+        window = waveform[None, :, span].to(model.device)
         scale = loudness(window) if config.normalize else None
         latents = model.encoder(window if scale is None else window / scale)
         yield latents[0].t(), None if scale is None else float(scale)

@@ -2,58 +2,24 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, Self, Unpack
+from typing import Any, Unpack
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from encodec_core.features import AudioFeatures, Padding, columns, padding_strategy, stack
 from encodec_core.hub import EXTRACTOR_FILE, HubOptions, Location, read_json_object
+from encodec_core.windows import window_length, window_stride
 
 __all__ = ["AudioFeatures", "EncodecFeatureExtractor"]
 
 logger = logging.getLogger(__name__)
 
 Samples = NDArray[np.float32]
-Padding = Literal["longest", "max_length", "do_not_pad"]
-
-
-class AudioFeatures(dict[str, Any]):
-    """`input_values` and `padding_mask`, by key or as attributes; `model(**features)` works."""
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError as error:
-            raise AttributeError(f"there is no {name!r} here; there are {', '.join(self)}") from error
-
-    def to(
-        self,
-        device: str | int | torch.device | torch.dtype | None = None,
-        dtype: torch.dtype | None = None,
-        *,
-        non_blocking: bool = False,
-    ) -> Self:
-        """Move all tensors to `device`, cast floating point ones to `dtype`, in place, and return these features.
-
-        Args:
-            device: of torch; None: where they are. A dtype here is `dtype`, as in `features.to(torch.float16)`.
-            dtype: of floating point tensors; None: as they are.
-            non_blocking: as of `torch.Tensor.to`.
-
-        What is no tensor (`return_tensors` was not "pt") stays as it is.
-        """
-        if isinstance(device, torch.dtype):
-            device, dtype = None, device
-        for name, value in self.items():
-            if isinstance(value, Tensor):
-                cast_to = dtype if value.is_floating_point() else None
-                self[name] = value.to(device=device, dtype=cast_to, non_blocking=non_blocking)
-        return self
 
 
 class EncodecFeatureExtractor:
@@ -98,14 +64,12 @@ class EncodecFeatureExtractor:
     @property
     def chunk_length(self) -> int | None:
         """Samples of a window; None where a recording is encoded whole."""
-        return None if self.chunk_length_s is None else int(self.chunk_length_s * self.sampling_rate)
+        return window_length(self.chunk_length_s, sampling_rate=self.sampling_rate)
 
     @property
     def chunk_stride(self) -> int | None:
         """Samples from the start of a window to the start of the next."""
-        if self.chunk_length is None or self.overlap is None:
-            return None
-        return max(1, int((1.0 - self.overlap) * self.chunk_length))
+        return window_stride(self.chunk_length, overlap=self.overlap)
 
     def __call__(
         self,
@@ -139,21 +103,84 @@ class EncodecFeatureExtractor:
         """
         self._check_rate(sampling_rate)
         if padding and truncation:
-            raise ValueError("padding and truncation are both set; set one of them")
+            # Word for word transformers' message, for those who match on it.
+            raise ValueError("Both padding and truncation were set. Make sure you only set one.")
         recordings = [self._checked(recording) for recording in _recordings(raw_audio)]
         strategy, max_length = self._lengths(recordings, padding=padding, truncation=truncation, max_length=max_length)
-        if truncation:
-            recordings = [recording[:max_length] for recording in recordings]
-        masks = [np.ones(len(recording), dtype=np.int32) for recording in recordings]
-        if strategy == "longest":
-            max_length = max(len(recording) for recording in recordings)
-        if strategy != "do_not_pad" and max_length is not None:
-            recordings = [self._pad(recording, max_length, value=self.padding_value) for recording in recordings]
-            masks = [self._pad(mask, max_length, value=0) for mask in masks]
-        waveforms = [recording[None] if self.feature_size == 1 else recording.T for recording in recordings]
-        features = AudioFeatures() if padding is False else AudioFeatures(padding_mask=_batch(masks, return_tensors))
-        features["input_values"] = waveforms if return_tensors is None else _batch(waveforms, return_tensors)
+        padded = self.pad(
+            {"input_values": recordings},
+            padding=strategy,
+            max_length=max_length,
+            truncation=truncation,
+            return_attention_mask=padding is not False,
+        )
+        waveforms = [recording[None] if self.feature_size == 1 else recording.T for recording in padded.input_values]
+        features = AudioFeatures()
+        if "attention_mask" in padded:
+            masks = list(padded.attention_mask)
+            features["padding_mask"] = stack(masks, name="padding_mask", return_tensors=return_tensors)
+        as_list = return_tensors is None
+        features["input_values"] = (
+            waveforms if as_list else stack(waveforms, name="input_values", return_tensors=return_tensors)
+        )
         return features
+
+    def pad(
+        self,
+        processed_features: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        padding: bool | str | None = True,
+        max_length: int | None = None,
+        truncation: bool | None = False,
+        pad_to_multiple_of: int | None = None,
+        return_attention_mask: bool | None = None,
+        return_tensors: str | None = None,
+    ) -> AudioFeatures:
+        """Bring items to one length; time is their first dimension. No windows are looked at.
+
+        Args:
+            processed_features: `input_values`, `[T]` or `[T, C]` for each item, and what else goes with them; or a list
+                of items with these names, so that this can be the `collate_fn` of a data loader.
+            padding: True, None or "longest": to the longest; "max_length": to `max_length`; False or "do_not_pad".
+            max_length: in samples.
+            truncation: first cut to `max_length`.
+            pad_to_multiple_of: samples; lengths to pad or cut to are rounded up to it.
+            return_attention_mask: add `attention_mask` int32 `[B, T]`, 1 where there is audio; None: as this extractor
+                was built.
+            return_tensors: "pt" or "np"; None: tensors for tensors, else arrays.
+
+        Returns:
+            The features by name, float64 made float32. Where lengths differ, arrays are arrays of arrays.
+
+        Raises:
+            ValueError: there are no `input_values`, a length is missing, or items of different lengths cannot make one
+                tensor.
+        """
+        given = columns(processed_features)
+        if "input_values" not in given:
+            raise ValueError(f"there are no 'input_values' to pad, only {', '.join(given) or 'nothing'}; add them")
+        strategy = padding_strategy(padding)
+        if max_length is None and (truncation or strategy == "max_length"):
+            raise ValueError("max_length is None; give it in samples to cut or pad to a length")
+        if return_tensors is None and len(given["input_values"]) and isinstance(given["input_values"][0], Tensor):
+            return_tensors = "pt"
+        features = {name: [_single_precision(value) for value in values] for name, values in given.items()}
+        if self.return_attention_mask if return_attention_mask is None else return_attention_mask:
+            masks = [np.ones(len(recording), dtype=np.int32) for recording in features["input_values"]]
+            features.setdefault("attention_mask", masks)
+        fillings = {"input_values": self.padding_value, "attention_mask": 0}
+        for name in fillings.keys() & features.keys():
+            if truncation:
+                end = _rounded_up(max_length or 0, multiple=pad_to_multiple_of)
+                features[name] = [values[:end] for values in features[name]]
+            if strategy != "do_not_pad":
+                longest = max((len(values) for values in features[name]), default=0)
+                wanted = longest if strategy == "longest" else max_length or 0
+                length = _rounded_up(wanted, multiple=pad_to_multiple_of)
+                features[name] = [self._pad(values, length, value=fillings[name]) for values in features[name]]
+        as_tensors = None if return_tensors == "np" else return_tensors
+        return AudioFeatures(
+            {name: stack(values, name=name, return_tensors=as_tensors) for name, values in features.items()}
+        )
 
     def _check_rate(self, sampling_rate: int | None) -> None:
         if sampling_rate is None:
@@ -187,15 +214,13 @@ class EncodecFeatureExtractor:
         max_length: int | None,
     ) -> tuple[Padding, int | None]:
         """Decide how to pad, and the length to pad or cut to (None: the longest recording's, or none)."""
-        strategy = _padding_strategy(padding)
+        strategy = padding_strategy(padding)
         if max_length is None and self.chunk_stride is not None:
             lengths = [len(recording) for recording in recordings]
             if truncation:
                 max_length = self._whole_windows(min(lengths) // self.chunk_stride)
             elif padding is not False:
                 strategy, max_length = "max_length", self._whole_windows(-(-max(lengths) // self.chunk_stride))
-        if max_length is None and (truncation or strategy == "max_length"):
-            raise ValueError("max_length is None; give it in samples to cut or pad to a length")
         return strategy, max_length
 
     def _whole_windows(self, num_windows: int) -> int:
@@ -214,6 +239,24 @@ class EncodecFeatureExtractor:
         keys = {key: value for key, value in vars(self).items() if key != "_unread"}
         return self._unread | keys | {"feature_extractor_type": type(self).__name__}
 
+    def to_json_string(self) -> str:
+        """Return `to_dict` as indented JSON, keys sorted."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    def to_json_file(self, json_file_path: str | PathLike[str]) -> None:
+        """Write `to_json_string` to a file."""
+        Path(json_file_path).write_text(self.to_json_string(), encoding="utf-8")
+
+    @classmethod
+    def from_json_file(cls, json_file: str | PathLike[str]) -> "EncodecFeatureExtractor":
+        """Read what `to_json_file` wrote, or a `preprocessor_config.json`.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is no JSON object.
+        """
+        return cls(**read_json_object(Path(json_file)))
+
     @classmethod
     def from_pretrained(
         cls,
@@ -227,17 +270,20 @@ class EncodecFeatureExtractor:
             ValueError: the file is no JSON object.
             TypeError: a keyword is unknown; `hub.HubOptions` lists those that are taken.
         """
-        location = Location.of(pretrained_model_name_or_path, **options)
-        return cls(**read_json_object(location.file(EXTRACTOR_FILE)))
+        return cls.from_json_file(Location.of(pretrained_model_name_or_path, **options).file(EXTRACTOR_FILE))
 
-    def save_pretrained(self, save_directory: str | PathLike[str]) -> None:
-        """Write `preprocessor_config.json` into `save_directory`, which is made where it is missing."""
+    def save_pretrained(self, save_directory: str | PathLike[str]) -> list[str]:
+        """Write `preprocessor_config.json` into `save_directory`, made where it is missing; return its path in a list.
+
+        A list, because transformers' class returns one.
+        """
         Path(save_directory).mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
-        (Path(save_directory) / EXTRACTOR_FILE).write_text(text, encoding="utf-8")
+        path = Path(save_directory) / EXTRACTOR_FILE
+        self.to_json_file(path)
+        return [str(path)]
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__} {json.dumps(self.to_dict(), indent=2, sort_keys=True)}"
+        return f"{type(self).__name__} {self.to_json_string()}"
 
 
 def _recordings(raw_audio: Any) -> list[Samples]:
@@ -249,26 +295,11 @@ def _recordings(raw_audio: Any) -> list[Samples]:
     return [np.asarray(recording, dtype=np.float32).T for recording in recordings]
 
 
-def _padding_strategy(padding: bool | str | None) -> Padding:
-    strategies: dict[bool | str | None, Padding] = {None: "longest", True: "longest", False: "do_not_pad"}
-    strategies |= {"longest": "longest", "max_length": "max_length", "do_not_pad": "do_not_pad"}
-    if padding not in strategies:
-        raise ValueError(f"padding = {padding!r} is unknown; choose True, False, longest, max_length or do_not_pad")
-    return strategies[padding]
+def _single_precision(values: Any) -> NDArray[Any]:
+    """Make an array of one item's values, float64 made float32."""
+    array = np.asarray(values)
+    return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
-def _batch(arrays: Sequence[NDArray[Any]], return_tensors: str | None) -> Any:
-    """Stack arrays; where they are of different lengths and no tensors are asked for, they stay an array of arrays."""
-    if return_tensors not in (None, "np", "pt"):
-        raise ValueError(f"return_tensors = {return_tensors!r} is unknown; choose pt, np or None")
-    if len({array.shape for array in arrays}) == 1:
-        stacked = np.stack(arrays)
-    elif return_tensors is None:
-        stacked = np.empty(len(arrays), dtype=object)
-        stacked[:] = arrays
-    else:
-        lengths = sorted({array.shape[-1] for array in arrays})
-        raise ValueError(
-            f"recordings of {lengths} samples make no tensor; pad them (padding=True) or leave return_tensors None"
-        )
-    return torch.from_numpy(stacked) if return_tensors == "pt" else stacked
+def _rounded_up(length: int, *, multiple: int | None) -> int:
+    return length if multiple is None else -(-length // multiple) * multiple

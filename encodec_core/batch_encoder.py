@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from typing import get_args
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch import Tensor
 
 from encodec_core.codes import Codes
 from encodec_core.fast.lanes import Finish, LaneEncoder
 from encodec_core.fast.layers import fold_encoder
+from encodec_core.fast.loudness import window_loudness
 from encodec_core.fast.padded import PaddedEncoder
+from encodec_core.fast.placement import checked_dtype, resolve_device
+from encodec_core.fast.plain import without_weight_norm
 from encodec_core.fast.precision import Precision, exact_float32
 from encodec_core.fast.quantizer import FrameQuantizer
 from encodec_core.model import EncodecModel
-from encodec_core.modules.conv import PaddedConv1d, TrimmedConvTranspose1d
-from encodec_core.modules.seanet import SEANetDecoder
-from encodec_core.windows import linear_overlap_add, window_starts
+from encodec_core.windows import linear_overlap_add, window_spans
 
 __all__ = ["BatchEncoder"]
 
@@ -30,9 +30,6 @@ MAX_PADDED_SECONDS = 60
 """Longer items are not padded into a batch on a GPU: their activations, 128 bytes per sample and more, go there tile
 by tile."""
 GPU_TILE_SECONDS = 10
-LOUDNESS_BLOCK = 16_384
-"""Samples summed at once. torch splits sums of more than 32,768 numbers among its threads, and the bits follow their
-number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +74,9 @@ class BatchEncoder:
         self._config = model.config
         self.n_q = model.config.n_q_for(bandwidth_kbps)
         """Codebooks in use."""
-        self.device = _resolve_device(device)
+        self.device = resolve_device(device)
         """Where codes are computed."""
-        self._dtype = _checked_dtype(model)
+        self._dtype = checked_dtype(model.dtype)
         _check_precision(precision, self._dtype, self.device)
         self._tf32 = precision == "tf32"
         convolution_dtype = torch.bfloat16 if precision == "bf16" else self._dtype
@@ -93,7 +90,7 @@ class BatchEncoder:
                 model.quantizer.codebooks[: self.n_q], device=self.device, dtype=self._dtype
             )
             self._quantizer = copy.deepcopy(model.quantizer).to(self.device)
-            self._decoder = _without_weight_norm(model.decoder).to(self.device)
+            self._decoder = without_weight_norm(model.decoder).to(self.device)
 
     @torch.no_grad()
     def encode(self, waveforms: Sequence[Tensor]) -> list[Codes]:
@@ -146,18 +143,16 @@ class BatchEncoder:
 
     def _spans(self, waveforms: Sequence[Tensor]) -> list[_Span]:
         length, stride = self._config.chunk_length, self._config.chunk_stride
-        spans = []
-        for item, waveform in enumerate(waveforms):
-            num_samples = waveform.shape[-1]
-            starts = range(1) if length is None else window_starts(num_samples, stride=stride or length)
-            ends = [num_samples if length is None else min(start + length, num_samples) for start in starts]
-            spans += [_Span(item=item, start=start, end=end) for start, end in zip(starts, ends, strict=True)]
-        return spans
+        return [
+            _Span(item=item, start=span.start, end=span.stop)
+            for item, waveform in enumerate(waveforms)
+            for span in window_spans(waveform.shape[-1], length=length, stride=stride)
+        ]
 
     def _scales(self, waveforms: Sequence[Tensor], spans: Sequence[_Span]) -> list[Tensor] | None:
         if not self._config.normalize:
             return None
-        return [_loudness(waveforms[span.item][:, span.start : span.end]) for span in spans]
+        return [window_loudness(waveforms[span.item][:, span.start : span.end]) for span in spans]
 
     def _run(
         self, waveforms: Sequence[Tensor], spans: Sequence[_Span], scales: Sequence[Tensor] | None, *, finish: Finish
@@ -241,28 +236,6 @@ def _by_item(pieces: Sequence[Tensor], spans: Sequence[_Span], num_items: int) -
     return items
 
 
-def _loudness(window: Tensor) -> Tensor:
-    """Return the loudness of `[C, n]`, see `windows.loudness`, as a scalar; no number of threads changes its bits."""
-    mono = window.sum(0) / window.shape[0]
-    sums = [block.sum() for block in torch.split(mono.pow(2), LOUDNESS_BLOCK)]
-    return (torch.stack(sums).sum() / mono.shape[0]).sqrt() + 1e-8
-
-
-def _resolve_device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
-
-
-def _checked_dtype(model: EncodecModel) -> torch.dtype:
-    if model.dtype not in (torch.float32, torch.float64):
-        raise ValueError(
-            f"the model is {model.dtype}; expected float32 or float64: "
-            "call model.float(), and choose precision='bf16' for speed"
-        )
-    return model.dtype
-
-
 def _check_precision(precision: str, dtype: torch.dtype, device: torch.device) -> None:
     if precision not in get_args(Precision):
         raise ValueError(f"precision = {precision!r} is unknown; choose one of {', '.join(get_args(Precision))}")
@@ -272,21 +245,3 @@ def _check_precision(precision: str, dtype: torch.dtype, device: torch.device) -
         )
     if precision == "tf32" and device.type != "cuda":
         raise ValueError(f"precision = 'tf32' cannot take effect on {device}; choose fp32, or a GPU")
-
-
-def _without_weight_norm(decoder: SEANetDecoder) -> SEANetDecoder:
-    folded = copy.deepcopy(decoder).requires_grad_(False)
-    for module in folded.modules():
-        if isinstance(module, PaddedConv1d | TrimmedConvTranspose1d) and parametrize.is_parametrized(module.conv):
-            _fold_weight(module.conv)
-    return folded.eval()
-
-
-def _fold_weight(conv: nn.Module) -> None:
-    # Not remove_parametrizations: torch makes one class for each parametrized module, copies share it with the
-    # original, and removing takes the `weight` property off the class itself.
-    weight = conv.weight
-    assert isinstance(weight, Tensor)
-    conv.__class__ = type(conv).__bases__[0]
-    del conv._modules["parametrizations"]
-    conv.register_parameter("weight", nn.Parameter(weight.detach().clone(), requires_grad=False))

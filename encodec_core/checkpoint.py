@@ -16,7 +16,7 @@ from encodec_core.config import EncodecConfig
 from encodec_core.hub import CONFIG_FILE, Location, read_json_object
 from encodec_core.weights import file_sha256, is_training_only, weights_sha256, with_own_names
 
-__all__ = ["Checkpoint", "Provenance", "infer_config", "load_checkpoint", "write_checkpoint"]
+__all__ = ["Checkpoint", "Provenance", "infer_config", "load_checkpoint", "read_weights", "write_checkpoint"]
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Names of weights in a folder, the preferred one first; each may be an index, NAME.index.json, of several files."""
@@ -221,7 +221,7 @@ def _read_folder(location: Location) -> Checkpoint:
     files = _weight_files(location)
     state: dict[str, Tensor] = {}
     for path in files:
-        state |= with_own_names(_read_weights(path))
+        state |= with_own_names(read_weights(path))
     return Checkpoint(
         config=config,
         state=state,
@@ -253,7 +253,12 @@ def _shards(index: Path) -> list[str]:
     return sorted(set(weight_map.values()))
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a `.safetensors` file, or of one that torch.save wrote, under the file's own names.
+
+    Raises:
+        ValueError: the file is damaged, or holds more than tensors.
+    """
     if path.suffix != ".safetensors":
         return _read_pickled(path)
     try:

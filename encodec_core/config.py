@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Unpack, cast, get_args
 
 from encodec_core.hub import CONFIG_FILE, HubOptions, Location, read_json_object
+from encodec_core.windows import window_length, window_stride
 
 __all__ = ["PAD_MODES", "EncodecConfig", "NormType"]
 
@@ -138,14 +139,12 @@ class EncodecConfig:
     @property
     def chunk_length(self) -> int | None:
         """Samples of a window; None where a recording is encoded whole."""
-        return None if self.chunk_length_s is None else int(self.chunk_length_s * self.sampling_rate)
+        return window_length(self.chunk_length_s, sampling_rate=self.sampling_rate)
 
     @property
     def chunk_stride(self) -> int | None:
         """Samples from the start of a window to the start of the next."""
-        if self.chunk_length is None or self.overlap is None:
-            return None
-        return max(1, int((1.0 - self.overlap) * self.chunk_length))
+        return window_stride(self.chunk_length, overlap=self.overlap)
 
     @property
     def hop_length(self) -> int:
@@ -213,17 +212,30 @@ class EncodecConfig:
             ValueError: the file is no JSON object, or another model's.
             TypeError: a keyword is unknown; `hub.HubOptions` lists those that are taken.
         """
-        location = Location.of(pretrained_model_name_or_path, **options)
-        return cls.from_dict(read_json_object(location.file(CONFIG_FILE)))
+        return cls.from_json_file(Location.of(pretrained_model_name_or_path, **options).file(CONFIG_FILE))
+
+    @classmethod
+    def from_json_file(cls, json_file: str | PathLike[str]) -> "EncodecConfig":
+        """Read what `to_json_file` wrote, or a `config.json`.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is no JSON object, or another model's.
+        """
+        return cls.from_dict(read_json_object(Path(json_file)))
 
     def save_pretrained(self, save_directory: str | PathLike[str]) -> None:
         """Write `config.json` into `save_directory`, which is made where it is missing."""
         Path(save_directory).mkdir(parents=True, exist_ok=True)
-        (Path(save_directory) / CONFIG_FILE).write_text(self.to_json_string(), encoding="utf-8")
+        self.to_json_file(Path(save_directory) / CONFIG_FILE)
 
     def to_json_string(self) -> str:
         """Return `to_dict` as indented JSON, keys sorted."""
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    def to_json_file(self, json_file_path: str | PathLike[str]) -> None:
+        """Write `to_json_string` to a file."""
+        Path(json_file_path).write_text(self.to_json_string(), encoding="utf-8")
 
     def __getattr__(self, name: str) -> Any:
         unread = self.__dict__.get("_unread", {})

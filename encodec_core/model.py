@@ -17,7 +17,7 @@ from encodec_core.hub import HubOptions, Location
 from encodec_core.modules.seanet import SEANetDecoder, SEANetEncoder
 from encodec_core.outputs import EncodecDecoderOutput, EncodecEncoderOutput, EncodecOutput
 from encodec_core.quantization.rvq import ResidualVectorQuantizer
-from encodec_core.windows import linear_overlap_add, loudness, window_starts
+from encodec_core.windows import linear_overlap_add, loudness, window_spans
 
 __all__ = ["EncodecModel"]
 
@@ -34,6 +34,10 @@ class EncodecModel(nn.Module):
     Raises:
         ValueError: the codebook size is no power of 2, or the codebooks' channels are not the latents'.
     """
+
+    config_class = EncodecConfig
+    base_model_prefix = "encodec"
+    main_input_name = "input_values"
 
     def __init__(self, config: EncodecConfig) -> None:
         super().__init__()
@@ -108,6 +112,10 @@ class EncodecModel(nn.Module):
     def device(self) -> torch.device:
         """Device of the weights."""
         return next(self.parameters()).device
+
+    def num_parameters(self, *, only_trainable: bool = False) -> int:
+        """Count the parameters' numbers, the codebooks' not among them; `only_trainable` leaves out the frozen ones."""
+        return sum(weights.numel() for weights in self.parameters() if weights.requires_grad or not only_trainable)
 
     @property
     def bits_per_codebook(self) -> int:
@@ -309,13 +317,11 @@ class EncodecModel(nn.Module):
 
     def _windows(self, waveform: Tensor) -> list[Tensor]:
         length, stride = self.config.chunk_length, self.config.chunk_stride
-        if length is None:
-            return [waveform]
-        if stride is None:
+        if length is not None and stride is None:
             raise TypeError(
                 f"config.chunk_length_s = {self.config.chunk_length_s} needs config.overlap, which is None; set it"
             )
-        return [waveform[..., start : start + length] for start in window_starts(waveform.shape[-1], stride=stride)]
+        return [waveform[..., span] for span in window_spans(waveform.shape[-1], length=length, stride=stride)]
 
     def _returns_record(self, return_dict: bool | None) -> bool:
         return self.config.return_dict if return_dict is None else return_dict

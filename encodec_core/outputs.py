@@ -1,7 +1,6 @@
 """What the model's methods return: records that are mappings and can be indexed by position too."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -9,28 +8,30 @@ from torch import Tensor
 __all__ = ["EncodecDecoderOutput", "EncodecEncoderOutput", "EncodecOutput"]
 
 
-class _Output(Mapping[str, Any]):
-    """A dataclass that is also a mapping of its fields, and takes positions as keys, as transformers' outputs do."""
+class _Output(dict[str, Any]):
+    """A dict whose keys are attributes too, in the order of the fields, and which takes positions as transformers' do.
+
+    Values are kept once, in the dict, so that nothing can set one view and leave the other behind.
+    """
 
     def to_tuple(self) -> tuple[Any, ...]:
-        """Return the fields in order."""
+        """Return the values in order."""
         return tuple(self.values())
 
     def __getitem__(self, key: str | int | slice) -> Any:
-        if not isinstance(key, str):
-            return self.to_tuple()[key]
-        if key not in list(self):
-            raise KeyError(key)
-        return getattr(self, key)
+        return super().__getitem__(key) if isinstance(key, str) else self.to_tuple()[key]
 
-    def __iter__(self) -> Iterator[str]:
-        return (field.name for field in fields(self))  # type: ignore[arg-type]
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError as error:
+            raise AttributeError(f"{type(self).__name__} has no {name!r}; it has {', '.join(self)}") from error
 
-    def __len__(self) -> int:
-        return len(fields(self))  # type: ignore[arg-type]
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class EncodecEncoderOutput(_Output):
     """Codes of a batch. Letters: S windows, B batch, K codebooks, T frames of a window."""
 
@@ -42,7 +43,7 @@ class EncodecEncoderOutput(_Output):
     """Frames of the last window that are only filling (zeros), so that all windows fit one tensor."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class EncodecDecoderOutput(_Output):
     """Waveform of a batch. Letters: B batch, C audio channels, T samples."""
 
@@ -50,7 +51,7 @@ class EncodecDecoderOutput(_Output):
     """float `[B, C, T]`."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class EncodecOutput(_Output):
     """Codes, and the waveform decoded from them."""
 

@@ -1,7 +1,8 @@
-"""One row back to audio: find its codes, load the codec that made them, decode, write a WAV file."""
+"""One row back to audio: find its codes, load the codec that made them, decode, write a WAV file block by block."""
 
 import difflib
 import itertools
+import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from tokenizer_jobs.catalog import Snapshot, newest_snapshot, read_snapshot
 from tokenizer_jobs.errors import ConfigError
-from tokenizer_jobs.recipe import ResolvedRecipe, read_recipe
+from tokenizer_jobs.recipe import CodecFacts, ResolvedRecipe, read_recipe
 from tokenizer_jobs.shards import StoredRow, find_row, read_batches
 from tokenizer_jobs.storage import Storage
 
@@ -33,12 +34,10 @@ class WrittenAudio:
     """In Hz."""
     channels: int
     codec: str
-    trained: bool
-    """False for a codec that is only a demonstration."""
 
 
 def decode_to_wav(output: str, *, row_id: str, destination: str | Path, model: str | None = None) -> WrittenAudio:
-    """Decode one row of the newest snapshot to a WAV file of 32-bit floats.
+    """Decode one row of the newest snapshot to a WAV file of 32-bit floats, in memory that does not grow with the row.
 
     Args:
         output: Local path or fsspec URL.
@@ -57,15 +56,14 @@ def decode_to_wav(output: str, *, row_id: str, destination: str | Path, model: s
     recipe = read_recipe(storage)
     row = _find(storage, read_snapshot(storage), row_id=row_id)
     num_samples, sample_rate = int(row.columns["num_samples"]), int(row.columns["sample_rate"])
-    waveform, trained = _decode(row, recipe=recipe, model=model, num_samples=num_samples)
-    _write_wav(path, waveform, sample_rate=sample_rate)
+    facts, blocks = _decode(row, recipe=recipe, model=model, num_samples=num_samples)
+    _write_wav(path, blocks, channels=facts.channels, sample_rate=sample_rate)
     return WrittenAudio(
         path=path,
         num_samples=num_samples,
         sample_rate=sample_rate,
-        channels=waveform.shape[0],
+        channels=facts.channels,
         codec=model or recipe.codec.model,
-        trained=trained,
     )
 
 
@@ -103,10 +101,10 @@ def _ids(storage: Storage, snapshot: Snapshot | None) -> Iterator[str]:
 
 def _decode(
     row: StoredRow, *, recipe: ResolvedRecipe, model: str | None, num_samples: int
-) -> tuple[npt.NDArray[np.float32], bool]:
-    """Waveform [C, n] in [-1, 1], and whether the codec is trained."""
+) -> tuple[CodecFacts, Iterator[npt.NDArray[np.float32]]]:
+    """The codec, and waveforms [C, n] in [-1, 1] that follow one another."""
     # Imports torch: seconds that a wrong id need not cost.
-    from tokenizer_jobs.encoding import describe_codec, load_codec
+    from tokenizer_jobs.encoding import decode_in_blocks, describe_codec
 
     # Decoding is fp32 on every device: a recipe's tf32 or bf16 is about encoding, and needs a GPU.
     named = recipe.codec.model_copy(update={"precision": "fp32"})
@@ -118,14 +116,25 @@ def _decode(
             f"the codec at {named.model!r} has weights {facts.weights_sha256}, the output was made with "
             f"{recipe.weights_sha256} ({recipe.codec.model}); give --model the codec that made it"
         )
-    codec = load_codec(named, device="auto")
-    return codec.decode([row.encoded], num_samples=[num_samples])[0], facts.trained
+    return facts, decode_in_blocks(named, row.encoded, num_samples=num_samples, device="auto")
 
 
-def _write_wav(path: Path, waveform: npt.NDArray[np.float32], *, sample_rate: int) -> None:
+def _write_wav(path: Path, blocks: Iterator[npt.NDArray[np.float32]], *, channels: int, sample_rate: int) -> None:
     import soundfile
 
+    # A crash before the last line leaves a file of another name; one that was there stays as it was until then. What
+    # is no file, such as /dev/null, is written to as it is.
+    is_replaced = not path.exists() or path.is_file()
+    written = path.resolve()
+    staged = written.with_name(f".{written.name}.{secrets.token_hex(4)}") if is_replaced else written
     try:
-        soundfile.write(str(path), waveform.T, sample_rate, subtype="FLOAT", format="WAV")
+        with soundfile.SoundFile(staged, "w", sample_rate, channels, subtype="FLOAT", format="WAV") as wav:
+            for block in blocks:
+                wav.write(block.T)
+        if is_replaced:
+            staged.replace(written)
     except (OSError, soundfile.LibsndfileError) as error:
         raise ConfigError(f"-o {str(path)!r} cannot be written: {error}; choose another file") from error
+    finally:
+        if is_replaced:
+            staged.unlink(missing_ok=True)

@@ -3,26 +3,15 @@
 `recipe` decides an item's codes, `selection` which items and how they are grouped, `runtime` only speed.
 """
 
-import difflib
 import importlib
 import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from tokenizer_jobs.errors import ConfigError
+from tokenizer_jobs.yaml_files import Frozen, load_yaml, validated
 
 __all__ = [
     "AudioRecipe",
@@ -42,11 +31,7 @@ __all__ = [
 Auto = Literal["auto"]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-
-
-class CodecRecipe(_Frozen):
+class CodecRecipe(Frozen):
     """Which codec, and how it is used."""
 
     model: str = "facebook/encodec_24khz"
@@ -59,7 +44,7 @@ class CodecRecipe(_Frozen):
     """Arithmetic of the convolutions; only fp32 gives the reference's codes."""
 
 
-class AudioRecipe(_Frozen):
+class AudioRecipe(Frozen):
     """How a file becomes a waveform at the codec's rate."""
 
     resampler: Literal["soxr_hq", "reference"] = "soxr_hq"
@@ -74,14 +59,14 @@ class AudioRecipe(_Frozen):
     """What to do with audio that is shorter than its header says; kept rows are flagged `truncated`."""
 
 
-class Recipe(_Frozen):
+class Recipe(Frozen):
     """Everything that decides an item's codes; hashed into every file."""
 
     codec: CodecRecipe = CodecRecipe()
     audio: AudioRecipe = AudioRecipe()
 
 
-class FilesSource(_Frozen):
+class FilesSource(Frozen):
     """Folders, globs and single files, local or behind any fsspec URL."""
 
     kind: Literal["files"] = "files"
@@ -96,7 +81,7 @@ class FilesSource(_Frozen):
         return (value,) if isinstance(value, str) else value
 
 
-class DemoSource(_Frozen):
+class DemoSource(Frozen):
     """A few dozen short clips made by code."""
 
     kind: Literal["demo"] = "demo"
@@ -151,7 +136,7 @@ SourceConfig = Annotated[
 ]
 
 
-class Filters(_Frozen):
+class Filters(Frozen):
     """Items outside these bounds are rejects of stage `filter`."""
 
     min_seconds: float | None = Field(default=None, gt=0)
@@ -166,7 +151,7 @@ class Filters(_Frozen):
         return self
 
 
-class Shards(_Frozen):
+class Shards(Frozen):
     """How items are grouped and stored."""
 
     format: Literal["parquet", "arrow"] = "parquet"
@@ -175,7 +160,7 @@ class Shards(_Frozen):
     """Minutes of audio in one work unit; auto: total / 1024, kept between 2 minutes and 24 hours."""
 
 
-class Selection(_Frozen):
+class Selection(Frozen):
     """Which items, and how they are grouped."""
 
     source: SourceConfig
@@ -185,7 +170,7 @@ class Selection(_Frozen):
     shards: Shards = Shards()
 
 
-class Runtime(_Frozen):
+class Runtime(Frozen):
     """Changes only speed."""
 
     executor: Literal["auto", "inline", "ray"] = "auto"
@@ -210,7 +195,7 @@ class Runtime(_Frozen):
     """After SIGTERM or SIGINT: time for units in flight to finish before they are abandoned."""
 
 
-class JobConfig(_Frozen):
+class JobConfig(Frozen):
     """One job."""
 
     output: str = Field(min_length=1)
@@ -230,16 +215,7 @@ class JobConfig(_Frozen):
         Raises:
             ConfigError: the file is missing, is not YAML, or a key or value is wrong.
         """
-        try:
-            content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_StrictLoader)
-        except OSError as error:
-            raise ConfigError(f"job file {os.fspath(path)!r} cannot be read: {error.strerror or error}") from error
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ConfigError(f"job file {os.fspath(path)!r} is not YAML: {error}") from error
-        if not isinstance(content, dict):
-            raise ConfigError(
-                f"job file {os.fspath(path)!r} holds {type(content).__name__}, expected a mapping of keys"
-            )
+        content = load_yaml(path)
         if output is not None:
             content["output"] = output
         return cls.parse(content, origin=os.fspath(path))
@@ -251,48 +227,4 @@ class JobConfig(_Frozen):
         Raises:
             ConfigError: naming every wrong key and value.
         """
-        try:
-            return cls.model_validate(content)
-        except ValidationError as error:
-            raise ConfigError(f"{origin}: " + "; ".join(_explain(error))) from error
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, of which plain YAML keeps the last in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
-        doubled = [key for number, key in enumerate(keys) if key in keys[:number]]
-        if doubled:
-            raise yaml.constructor.ConstructorError(None, None, f"key {doubled[0]!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep=deep)
-
-
-def _explain(error: ValidationError) -> Iterator[str]:
-    for detail in error.errors():
-        # The names of union members that pydantic puts into the path are ours, not the user's.
-        steps = [str(step) for step in detail["loc"] if str(step) not in _UNION_MEMBERS]
-        key = ".".join(steps) or "the file"
-        if detail["type"] == "extra_forbidden":
-            yield f"unknown key {key}{_suggestion(steps[-1])}"
-        elif detail["type"] == "missing":
-            yield f"{key} is missing"
-        else:
-            yield f"{key} = {detail['input']!r}: {detail['msg']}"
-
-
-_UNION_MEMBERS = frozenset({"files", "demo", "plugin", "literal['auto']", "constrained-float", "constrained-int"})
-
-
-def _suggestion(key: str) -> str:
-    close = difflib.get_close_matches(key, sorted(_known_keys(JobConfig)), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def _known_keys(model: type[BaseModel]) -> Iterator[str]:
-    for name, info in model.model_fields.items():
-        yield name
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            yield from _known_keys(info.annotation)
-    if model is Selection:
-        yield from FilesSource.model_fields
+        return validated(cls, content, origin=origin)

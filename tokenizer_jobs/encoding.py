@@ -3,7 +3,7 @@
 Another codec slots in by offering the three methods of `Codec`; no other room knows which one runs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Literal, Protocol
 
@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from encodec_core import BatchEncoder, Codes, EncodecModel
+from encodec_core import BatchEncoder, Codes, EncodecModel, StreamingDecoder
 from encodec_core.agreement import Agreement, compare_codes
+from encodec_core.streaming.streamable import why_not_streamed
 from tokenizer_jobs.config import CodecRecipe
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.recipe import CodecFacts
@@ -24,10 +25,14 @@ __all__ = [
     "Codec",
     "EncodecCodec",
     "choose_device",
+    "decode_in_blocks",
     "describe_codec",
     "limit_torch_threads",
     "load_codec",
 ]
+
+BLOCK_FRAMES = 750
+"""Frames decoded at once where a long item is decoded in blocks: ten seconds of the 24 kHz codec."""
 
 Waveform = npt.NDArray[np.float32]
 """[C, n] in [-1, 1], at the codec's rate and channel count."""
@@ -87,6 +92,40 @@ def load_codec(recipe: CodecRecipe, *, device: DeviceName) -> "EncodecCodec":
     if recipe.precision != "fp32" and torch_device == "cpu":
         raise ConfigError(f"recipe.codec.precision = {recipe.precision!r} needs a GPU; on CPU choose fp32")
     return EncodecCodec(_load_model(recipe), recipe=recipe, device=torch_device)
+
+
+def decode_in_blocks(
+    recipe: CodecRecipe, encoded: EncodedItem, *, num_samples: int, device: DeviceName
+) -> Iterator[Waveform]:
+    """Decode one item of any length to waveforms [C, n] that follow one another, `num_samples` in all.
+
+    In memory that does not grow with the item, where the codec can be streamed; else it comes in one block.
+
+    Raises:
+        ConfigError: the model cannot be found or read.
+    """
+    model = _load_model(recipe)
+    if why_not_streamed(model.config) is not None:
+        yield from load_codec(recipe, device=device).decode([encoded], num_samples=[num_samples])
+        return
+    num_left = num_samples
+    for block in _streamed(StreamingDecoder(model, device=choose_device(device)), _to_codes(encoded)):
+        yield block[:, :num_left].numpy()
+        num_left -= min(num_left, block.shape[-1])
+
+
+def _streamed(decoder: StreamingDecoder, codes: Codes) -> Iterator[torch.Tensor]:
+    if codes.scales is None or codes.window_frames is None:
+        for block in torch.split(codes.codes, BLOCK_FRAMES, dim=-1):
+            yield decoder.push(block)
+    else:
+        windows = torch.split(codes.codes, codes.window_frames.tolist(), dim=-1)
+        for place, window in enumerate(windows):
+            one = slice(place, place + 1)
+            yield decoder.push_windows(
+                [Codes(codes=window, scales=codes.scales[one], window_frames=codes.window_frames[one])]
+            )
+    yield decoder.flush()
 
 
 @lru_cache(maxsize=1)
@@ -166,7 +205,6 @@ def _facts(model: EncodecModel, recipe: CodecRecipe) -> CodecFacts:
         codebook_size=config.codebook_size,
         precision=recipe.precision,
         windowed=config.chunk_length is not None,
-        trained=recipe.model != "demo",
     )
 
 

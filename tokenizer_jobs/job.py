@@ -312,7 +312,6 @@ class _Run:
             generations=len(plans),
             recipe_id=self.recipe.recipe_id,
             codec=self.facts.name,
-            trained=self.facts.trained,
             changed=self.changed,
             vanished=self.vanished,
         )
@@ -354,8 +353,7 @@ def _public_selection(selection: Selection) -> dict[str, Any]:
 
 
 def _codec_line(facts: CodecFacts) -> str:
-    line = f"codec {facts.name}, {facts.num_codebooks} codebooks at {facts.bandwidth_kbps:g} kbps"
-    return line if facts.trained else f"{line}; it is UNTRAINED, made to try the service with: its codes mean nothing"
+    return f"codec {facts.name}, {facts.num_codebooks} codebooks at {facts.bandwidth_kbps:g} kbps"
 
 
 def _check_versions(plan: PlanSummary) -> None:

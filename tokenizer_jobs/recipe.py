@@ -68,8 +68,6 @@ class CodecFacts:
     precision: str
     windowed: bool
     """Whether it encodes windows with a scale each."""
-    trained: bool
-    """False for weights that are only a demonstration."""
 
 
 class ResolvedRecipe(BaseModel):
@@ -221,7 +219,6 @@ def file_metadata(
         "codebook_size": facts.codebook_size,
         "precision": facts.precision,
         "windowed": facts.windowed,
-        "trained": facts.trained,
         "long_audio": recipe.audio.long_audio,
         "resampler": recipe.audio.resampler,
         "channel_policy": recipe.audio.channels,

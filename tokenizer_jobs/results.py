@@ -56,8 +56,6 @@ class RunResult(OutputSummary):
     generations: int
     recipe_id: str
     codec: str
-    trained: bool
-    """False for the demo codec, whose weights are random."""
     changed: int
     """Inputs that changed under a known id, and were left as they are."""
     vanished: int

@@ -2,12 +2,7 @@
 
 from collections.abc import Mapping
 
-__all__ = ["UNTRAINED_NOTE", "audio_text", "bytes_text", "count_text", "counts_text", "span_text", "speed_text"]
-
-UNTRAINED_NOTE = (
-    "note: the codec of this output is untrained. Its codes are exact and repeatable, but they decode to noise; "
-    "for codes worth training on, choose a published codec (--recipe.codec.model facebook/encodec_24khz)"
-)
+__all__ = ["audio_text", "bytes_text", "count_text", "counts_text", "span_text", "speed_text"]
 
 _SHORTEST_HOURS = 0.1
 

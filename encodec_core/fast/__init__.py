@@ -1,1 +1,1 @@
-"""The arithmetic of `BatchEncoder`: folded convolutions, two ways to batch them, and the lanes of the LSTM."""
+"""The arithmetic of `BatchEncoder` and of streams: folded convolutions, ways to batch or to tile them, LSTM lanes."""

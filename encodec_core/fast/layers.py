@@ -1,4 +1,4 @@
-"""The encoder as a list of convolutions with their weights folded once, and the one function that convolves.
+"""Encoder and decoder as lists of convolutions with their weights folded once, and the one function that convolves.
 
 Letters in shapes: B batch, C channels, T time steps at the layer's rate.
 
@@ -23,17 +23,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from encodec_core.modules.conv import PaddedConv1d, conv_padding, effective_kernel_size
+from encodec_core.modules.conv import PaddedConv1d, TrimmedConvTranspose1d, conv_padding, effective_kernel_size
 from encodec_core.modules.lstm import ResidualLSTM
-from encodec_core.modules.seanet import ResidualBlock, SEANetEncoder
+from encodec_core.modules.seanet import ResidualBlock, SEANetDecoder, SEANetEncoder
 
 __all__ = [
+    "DecoderStage",
     "FoldedBlock",
     "FoldedConv",
+    "FoldedDecoder",
     "FoldedEncoder",
+    "FoldedUpsampling",
     "Stage",
     "convolve",
     "elu",
+    "fold_decoder",
     "fold_encoder",
     "normalise",
     "stage_convs",
@@ -82,7 +86,24 @@ class FoldedBlock:
     """A convolution of one time step, or None: the input as it is."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FoldedUpsampling:
+    """A trimmed transposed convolution: a product for every input, and a sum where the products of several meet."""
+
+    products: FoldedConv
+    """A convolution of one time step to `out_channels * taps * stride` channels: what an input adds to the outputs of
+    its own stride, of the next one, and so on, one tap each. Its bias is zero."""
+    bias: Tensor
+    """`[out_channels]`: added to the sums, for an output gets it once."""
+    stride: int
+    taps: int
+    """Strides that an input reaches."""
+    trim_left: int
+    """Time steps cut from the start of the raw result; its end is cut to the inputs' strides."""
+
+
 Stage: TypeAlias = FoldedConv | FoldedBlock
+DecoderStage: TypeAlias = Stage | FoldedUpsampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -99,6 +120,11 @@ class FoldedEncoder:
         return next(self.lstm.parameters()).dtype
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.lstm.parameters()).device
+
+    @property
     def can_be_tiled(self) -> bool:
         """Whether no output needs the whole item: no norm over time, no padding from the other end."""
         convs = [conv for stage in self.front + self.back for conv in stage_convs(stage)]
@@ -109,6 +135,15 @@ class FoldedEncoder:
         """Whether items of different lengths can share a batch."""
         convs = [conv for stage in self.front + self.back for conv in stage_convs(stage)]
         return all(conv.norm is None and conv.pad_mode == "reflect" for conv in convs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FoldedDecoder:
+    """A SEANet decoder without norms over time, cut where its LSTM is."""
+
+    front: tuple[DecoderStage, ...]
+    lstm: nn.LSTM
+    back: tuple[DecoderStage, ...]
 
 
 def stage_convs(stage: Stage) -> tuple[FoldedConv, ...]:
@@ -134,6 +169,28 @@ def fold_encoder(encoder: SEANetEncoder, *, device: torch.device, convolution_dt
             elu = False
     assert lstm is not None
     return FoldedEncoder(front=tuple(front), lstm=lstm, back=tuple(stages))
+
+
+def fold_decoder(decoder: SEANetDecoder, *, device: torch.device) -> FoldedDecoder:
+    """Copy the weights of a `decoder` without norms over time to `device`, like `fold_encoder`."""
+    dtype = next(decoder.parameters()).dtype
+    front: list[DecoderStage] = []
+    stages, elu, lstm = front, False, None
+    for layer in decoder.layers:
+        if isinstance(layer, nn.ELU):
+            elu = True
+        elif isinstance(layer, ResidualLSTM):
+            lstm, stages = _copy_lstm(layer.lstm, device=device), []
+        elif isinstance(layer, ResidualBlock):
+            stages.append(_fold_block(layer, device=device, dtype=dtype))
+        elif isinstance(layer, TrimmedConvTranspose1d):
+            stages.append(_fold_upsampling(layer, device=device, elu_before=elu))
+            elu = False
+        elif isinstance(layer, PaddedConv1d):
+            stages.append(_fold_conv(layer, device=device, dtype=dtype, elu_before=elu))
+            elu = False
+    assert lstm is not None
+    return FoldedDecoder(front=tuple(front), lstm=lstm, back=tuple(stages))
 
 
 def convolve(x: Tensor, conv: FoldedConv) -> Tensor:
@@ -235,6 +292,28 @@ def _fold_block(layer: ResidualBlock, *, device: torch.device, dtype: torch.dtyp
         shortcut=_fold_conv(shortcut, device=device, dtype=dtype, elu_before=False)
         if isinstance(shortcut, PaddedConv1d)
         else None,
+    )
+
+
+def _fold_upsampling(layer: TrimmedConvTranspose1d, *, device: torch.device, elu_before: bool) -> FoldedUpsampling:
+    assert layer.norm is None, "a norm over time needs the whole item"
+    weight, stride = _copied(layer.effective_weight, device), layer.stride
+    in_channels, out_channels, kernel_size = weight.shape
+    taps = -(-kernel_size // stride)
+    filled = functional.pad(weight, (0, taps * stride - kernel_size))
+    products = FoldedConv(
+        weight=filled.reshape(in_channels, -1).t().contiguous()[..., None],
+        bias=weight.new_zeros(out_channels * taps * stride),
+        stride=1,
+        dilation=1,
+        left=0,
+        right=0,
+        pad_mode="constant",
+        norm=None,
+        elu_before=elu_before,
+    )
+    return FoldedUpsampling(
+        products=products, bias=_copied(layer.bias, device), stride=stride, taps=taps, trim_left=layer.trim[0]
     )
 
 

@@ -9,6 +9,13 @@ Reflections happen at the item's own start and end only.
     outputs so far    |--0-|
                           |--1-|    ...   |--last-|
     kept                                [ g h ]
+
+A transposed convolution adds an input to the outputs of its own stride and of later ones; a stride is complete as soon
+as its own input is there, and what that input adds to later strides is kept.
+
+    inputs so far     a   b   c
+    outputs so far    aa  ab  bc                                 kernel 4, stride 2
+    kept                          c
 """
 
 from collections.abc import Sequence
@@ -19,10 +26,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from encodec_core.fast.layers import FoldedBlock, FoldedConv, Stage, convolve, elu, normalise
+from encodec_core.fast.layers import DecoderStage, FoldedBlock, FoldedConv, FoldedUpsampling, convolve, elu, normalise
 from encodec_core.modules.conv import extra_padding, pad1d
 
-__all__ = ["BlockState", "ConvState", "StageState", "initial_state", "push"]
+__all__ = ["BlockState", "ConvState", "StageState", "UpsamplingState", "initial_state", "push"]
 
 
 @dataclass(slots=True)
@@ -49,18 +56,33 @@ class BlockState:
     """`[B, C, T]`: results of the shortcut that wait for the convolutions, which look ahead unless they are causal."""
 
 
-StageState: TypeAlias = ConvState | BlockState
+@dataclass(slots=True)
+class UpsamplingState:
+    """What one transposed convolution knows of the items so far."""
+
+    kept: Tensor | None = None
+    """`[B, out_channels, taps, stride, taps - 1]`: products of the latest inputs."""
+    num_trimmed: int = 0
+    """Time steps cut from the start so far."""
 
 
-def initial_state(stages: Sequence[Stage]) -> list[StageState]:
+StageState: TypeAlias = ConvState | BlockState | UpsamplingState
+
+
+def initial_state(stages: Sequence[DecoderStage]) -> list[StageState]:
     """Return the state before an item's first tile."""
-    return [
-        ConvState() if isinstance(stage, FoldedConv) else BlockState(convs=tuple(ConvState() for _ in stage.convs))
-        for stage in stages
-    ]
+    return [_initial_state(stage) for stage in stages]
 
 
-def push(x: Tensor, stages: Sequence[Stage], states: Sequence[StageState], *, is_last: bool) -> Tensor:
+def _initial_state(stage: DecoderStage) -> StageState:
+    if isinstance(stage, FoldedConv):
+        return ConvState()
+    if isinstance(stage, FoldedUpsampling):
+        return UpsamplingState()
+    return BlockState(convs=tuple(ConvState() for _ in stage.convs))
+
+
+def push(x: Tensor, stages: Sequence[DecoderStage], states: Sequence[StageState], *, is_last: bool) -> Tensor:
     """Send one tile through a chain of convolutions.
 
     Args:
@@ -76,6 +98,9 @@ def push(x: Tensor, stages: Sequence[Stage], states: Sequence[StageState], *, is
         if isinstance(stage, FoldedConv):
             assert isinstance(state, ConvState)
             x = _push_conv(x, stage, state, is_last=is_last)
+        elif isinstance(stage, FoldedUpsampling):
+            assert isinstance(state, UpsamplingState)
+            x = _push_upsampling(x, stage, state, is_last=is_last)
         else:
             assert isinstance(state, BlockState)
             x = _push_block(x, stage, state, is_last=is_last)
@@ -105,7 +130,8 @@ def _push_conv(x: Tensor, conv: FoldedConv, state: ConvState, *, is_last: bool) 
         return _convolve_whole(x, conv)
     if not state.has_started:
         # Held back until both ends can be reflected within what is there, whatever comes next.
-        if x.shape[-1] <= max(conv.left, conv.right + conv.stride):
+        num_held_back = max(conv.left, conv.right + conv.stride) if conv.pad_mode == "reflect" else 0
+        if x.shape[-1] <= num_held_back:
             state.kept = x.clone()
             return _nothing(x, conv)
         x = functional.pad(x, (conv.left, 0), conv.pad_mode)
@@ -114,6 +140,38 @@ def _push_conv(x: Tensor, conv: FoldedConv, state: ConvState, *, is_last: bool) 
         extra = extra_padding(state.num_inputs, stride=conv.stride)
         x = _padded(x, (0, conv.right + extra), conv.pad_mode)
     return _convolve_ready(x, conv, state)
+
+
+def _push_upsampling(x: Tensor, stage: FoldedUpsampling, state: UpsamplingState, *, is_last: bool) -> Tensor:
+    x = _push_conv(x, stage.products, ConvState(), is_last=False)
+    out_channels = x.shape[1] // (stage.taps * stage.stride)
+    products = x.view(x.shape[0], out_channels, stage.taps, stage.stride, x.shape[-1])
+    if state.kept is not None:
+        products = torch.cat([state.kept, products], -1)
+    elif x.shape[-1] == 0:
+        return x.new_empty(x.shape[0], out_channels, 0)
+    else:
+        products = functional.pad(products, (stage.taps - 1, 0))
+    # Only what is cut from the start makes room for outputs after the last input's stride.
+    num_beyond = -(-stage.trim_left // stage.stride) if is_last else 0
+    products = functional.pad(products, (0, num_beyond)) if num_beyond else products
+    state.kept = products[..., products.shape[-1] - stage.taps + 1 :].clone()
+    y = _summed(products) + stage.bias[:, None]
+    num_to_trim = min(y.shape[-1], stage.trim_left - state.num_trimmed)
+    state.num_trimmed += num_to_trim
+    excess = num_beyond * stage.stride - stage.trim_left if is_last else 0
+    return y[..., num_to_trim : y.shape[-1] - excess].contiguous()
+
+
+def _summed(products: Tensor) -> Tensor:
+    """Sum products `[B, C, taps, stride, taps - 1 + T]` where they meet, to `[B, C, T * stride]`."""
+    _, _, taps, stride, num_columns = products.shape
+    num_steps = num_columns - taps + 1
+    total = products[:, :, 0, :, taps - 1 :]
+    for tap in range(1, taps):
+        first = taps - 1 - tap
+        total = total + products[:, :, tap, :, first : first + num_steps]
+    return total.transpose(2, 3).reshape(*products.shape[:2], num_steps * stride)
 
 
 def _convolve_whole(x: Tensor, conv: FoldedConv) -> Tensor:

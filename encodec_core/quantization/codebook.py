@@ -3,8 +3,6 @@
 Letters in shapes: N vectors, D latent channels, E entries.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -38,8 +36,8 @@ class Codebook(nn.Module):
         num_entries: E.
         num_channels: D.
 
-    Buffers are named as in both references. Entries start uniform (as in Meta's package without its k-means start), so
-    that a codec built from a config alone gives codes that vary; transformers starts from zeros.
+    Buffers are named as in both references. Entries start uniform in [-1/E, 1/E]: so small that an untrained codec
+    decodes all but what one with transformers' initial entries, all zero, decodes, and yet its codes vary.
     """
 
     inited: Tensor
@@ -54,9 +52,7 @@ class Codebook(nn.Module):
     def __init__(self, num_entries: int, num_channels: int) -> None:
         super().__init__()
         embed = torch.empty(num_entries, num_channels)
-        # The bound of kaiming_uniform_ with its default slope of 0, for a fan-in of D.
-        bound = math.sqrt(6.0 / num_channels)
-        embed.uniform_(-bound, bound)
+        embed.uniform_(-1 / num_entries, 1 / num_entries)
         self.register_buffer("inited", torch.ones(1))
         self.register_buffer("cluster_size", torch.zeros(num_entries))
         self.register_buffer("embed", embed)

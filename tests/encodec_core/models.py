@@ -29,6 +29,9 @@ CONFIGS = {
 }
 LENGTHS = (1, 7, 100, 319, 320, 321, 700, 1921, 2240, 24000, 24001, 47520, 47521, 48000, 95520, 100000)
 """In samples: around one frame, 7 frames (where the last convolution reflects), windows and their strides."""
+WINDOW_LENGTHS = (1, 100, 319, 47_519, 47_520, 47_521, 47_840, 47_999, 48_000, 95_040, 95_100)
+"""Around windows of 48,000 samples with a stride of 47,520; two of them are part-filled in 47,521 to 47,999 and
+95,100."""
 
 
 @cache

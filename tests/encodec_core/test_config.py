@@ -59,6 +59,14 @@ def test_either_reads_the_config_that_the_other_wrote(preset: Any, tmp_path: Pat
     assert EncodecConfig(**config.to_dict()) == config
 
 
+def test_a_json_file_is_read_by_either(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    EncodecConfig.encodec_48khz(note="kept").to_json_file(path)
+    assert EncodecConfig.from_json_file(path) == EncodecConfig.encodec_48khz(note="kept")
+    transformers.EncodecConfig.from_json_file(path).to_json_file(path)
+    assert EncodecConfig.from_json_file(path).overlap == 0.01
+
+
 def test_keys_that_no_module_reads_survive(tmp_path: Path) -> None:
     config = EncodecConfig(architectures=["EncodecModel"], note="ours")
     config.save_pretrained(tmp_path)

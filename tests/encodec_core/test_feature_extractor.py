@@ -131,6 +131,55 @@ def test_either_reads_what_the_other_wrote(keys: Arguments, tmp_path: Path) -> N
     assert again.to_dict() == EncodecFeatureExtractor(**keys).to_dict() == theirs.to_dict()
 
 
+@pytest.mark.parametrize("keys", [MONO, WINDOWS, LEFT], ids=["mono", "windows", "left"])
+def test_padding_alone_is_that_of_transformers(keys: Arguments) -> None:
+    ours, theirs = EncodecFeatureExtractor(**keys), transformers.EncodecFeatureExtractor(**keys)
+    audio = [recording.T for recording in recordings(keys, (7, 300, 260))]
+    for padding, truncation, max_length, multiple, mask, tensors in itertools.product(
+        (True, False, "max_length"), (False, True), (None, 250, 400), (None, 64), (None, False), (None, "np", "pt")
+    ):
+        arguments = {
+            "padding": padding,
+            "truncation": truncation,
+            "max_length": max_length,
+            "pad_to_multiple_of": multiple,
+            "return_attention_mask": mask,
+            "return_tensors": tensors,
+        }
+
+        def padded(extractor: Any, arguments: Arguments = arguments) -> Any:
+            try:
+                return extractor.pad({"input_values": list(audio)}, **arguments)
+            except ValueError as error:
+                return type(error)
+
+        assert_same(padded(ours), padded(theirs))
+
+
+@pytest.mark.parametrize("audio", [[torch.ones(3), torch.ones(5)], [[0.5, 1.0], [0.25]]], ids=["tensors", "lists"])
+def test_items_of_a_data_loader_are_padded_as_in_transformers(audio: Any) -> None:
+    items = [{"input_values": values, "attention_mask": [1] * len(values)} for values in audio]
+    assert_same(EncodecFeatureExtractor().pad(items), transformers.EncodecFeatureExtractor().pad(items))
+
+
+def test_features_without_audio_are_not_padded() -> None:
+    with pytest.raises(ValueError, match=r"no 'input_values' to pad, only values"):
+        EncodecFeatureExtractor().pad({"values": [[1.0]]})
+
+
+def test_a_padding_of_transformers_enum_is_taken() -> None:
+    longest = transformers.utils.PaddingStrategy.LONGEST
+    features = EncodecFeatureExtractor()([np.zeros(3), np.zeros(5)], padding=longest, sampling_rate=24_000)
+    assert features.padding_mask.sum(1).tolist() == [3, 5]
+
+
+def test_a_json_file_holds_all_keys(tmp_path: Path) -> None:
+    extractor = EncodecFeatureExtractor(**WINDOWS, note="kept")
+    extractor.to_json_file(tmp_path / "keys.json")
+    assert EncodecFeatureExtractor.from_json_file(tmp_path / "keys.json").to_dict() == extractor.to_dict()
+    assert extractor.save_pretrained(tmp_path) == [str(tmp_path / "preprocessor_config.json")]
+
+
 def test_a_key_that_is_not_read_can_be_changed() -> None:
     extractor: Any = EncodecFeatureExtractor(note="old")
     extractor.note = "new"

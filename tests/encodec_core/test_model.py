@@ -1,5 +1,7 @@
 """Laws of the model that need no reference, and bad arguments."""
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from encodec_core import EncodecConfig, EncodecModel
 from tests.encodec_core.models import CONFIGS, SMALL, fitted_model, transformers_model, waveforms
 
 every_config = pytest.mark.parametrize("name", CONFIGS)
+AUDIO = torch.zeros(1, 1, 640)
 
 
 @every_config
@@ -72,6 +75,45 @@ def test_outputs_are_records_mappings_and_tuples(name: str) -> None:
     assert list(model(audio)) == list(theirs(audio)) == ["audio_codes", "audio_values"]
 
 
+def test_outputs_are_dicts_that_keep_one_value_under_both_names() -> None:
+    output = fitted_model("causal_mono").encode(AUDIO)
+    assert isinstance(output, dict)
+    assert isinstance(transformers_model("causal_mono").encode(AUDIO), dict)
+    output.audio_codes = output.audio_codes + 1
+    assert torch.equal(output["audio_codes"], output.audio_codes)
+    output["last_frame_pad_length"] = 7
+    assert output.last_frame_pad_length == output[2] == 7
+    for again in (pickle.loads(pickle.dumps(output)), copy.deepcopy(output)):
+        assert type(again) is type(output)
+        assert torch.equal(again.audio_codes, output.audio_codes)
+        assert again.to_tuple()[1:] == ([None], 7)
+    with pytest.raises(AttributeError, match="audio_codes, audio_scales"):
+        _ = output.audio_values
+
+
+def test_what_a_model_says_of_itself_is_what_transformers_says() -> None:
+    ours, theirs = fitted_model("causal_mono"), transformers_model("causal_mono")
+    assert ours.num_parameters() == theirs.num_parameters()
+    assert ours.num_parameters(only_trainable=True) == 0
+    assert ours.main_input_name == theirs.main_input_name
+    assert ours.base_model_prefix == theirs.base_model_prefix
+    assert ours.config_class is EncodecConfig
+
+
+@every_config
+def test_an_untrained_codec_decodes_as_one_whose_entries_are_zero_and_yet_its_codes_vary(name: str) -> None:
+    """Zero is where transformers' codebooks start."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = EncodecModel(CONFIGS[name]).eval().requires_grad_(False)
+    audio = waveforms(name, 24_000)
+    codes, audible = model(audio, return_dict=False)
+    assert len(codes.unique()) > 1
+    for codebook in model.quantizer.codebooks:
+        codebook.embed.zero_()
+    torch.testing.assert_close(audible, model(audio).audio_values, rtol=0, atol=0.01)
+
+
 def test_the_config_decides_where_return_dict_is_none() -> None:
     with torch.random.fork_rng(devices=[]):
         model = EncodecModel(EncodecConfig.encodec_24khz(**SMALL, return_dict=False))
@@ -79,7 +121,6 @@ def test_the_config_decides_where_return_dict_is_none() -> None:
     assert not isinstance(model.encode(torch.zeros(1, 1, 10), return_dict=True), tuple)
 
 
-AUDIO = torch.zeros(1, 1, 640)
 CODES = torch.zeros(1, 1, 2, 2, dtype=torch.int64)
 BAD_CALLS: dict[str, Any] = {
     "bandwidth not offered": lambda model: model.encode(AUDIO, bandwidth=5.0),

@@ -2,19 +2,29 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encodec_core.windows import linear_overlap_add, window_starts
+from encodec_core.windows import linear_overlap_add, window_spans
 
 
+@settings(deadline=None)
 @given(num_samples=st.integers(1, 500), length=st.integers(2, 50), data=st.data())
 def test_windows_of_one_recording_add_up_to_it(num_samples: int, length: int, data: st.DataObject) -> None:
     stride = data.draw(st.integers(1, length))
     recording = torch.arange(num_samples, dtype=torch.float64) + 1
-    windows = [recording[start : start + length] for start in window_starts(num_samples, stride=stride)]
+    windows = [recording[span] for span in window_spans(num_samples, length=length, stride=stride)]
     whole = linear_overlap_add(windows, stride=stride)
     torch.testing.assert_close(whole[:num_samples], recording)
+
+
+def test_without_windows_a_recording_is_one() -> None:
+    assert window_spans(70_001, length=None, stride=None) == [slice(0, 70_001)]
+
+
+def test_a_recording_of_the_48_khz_codec_can_end_in_two_part_filled_windows() -> None:
+    spans = window_spans(95_140, length=48_000, stride=47_520)
+    assert [span.stop - span.start for span in spans] == [48_000, 47_620, 100]
 
 
 def test_an_overlap_is_a_linear_fade() -> None:

@@ -36,7 +36,6 @@ FACTS = CodecFacts(
     codebook_size=1024,
     precision="fp32",
     windowed=False,
-    trained=False,
 )
 
 RECIPE = ResolvedRecipe.resolve(Recipe(codec=CodecRecipe(model="demo"), audio=AudioRecipe()), FACTS)

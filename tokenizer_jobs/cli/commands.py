@@ -92,6 +92,12 @@ def _add_model_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="MODEL", help="where the codec is now, if it moved; its weights must match")
 
 
+def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG", help="the training file (YAML)")
+    parser.add_argument("--output", metavar="FOLDER", help="replaces the file's `output`")
+    parser.add_argument("--max-updates", metavar="N", type=int, help="stop once N updates are done in all; resumable")
+
+
 def _add_no_arguments(_: argparse.ArgumentParser) -> None:
     """Take nothing."""
 
@@ -206,11 +212,39 @@ def _decode(arguments: argparse.Namespace) -> int:
         f"wrote {decoded.path}: {decoded.num_samples / decoded.sample_rate:.3f} s, {decoded.sample_rate} Hz, "
         f"{decoded.channels} channel{'s' if decoded.channels > 1 else ''}, 32-bit float, decoded by {decoded.codec}"
     )
-    if not decoded.trained:
-        from tokenizer_jobs.wording import UNTRAINED_NOTE
-
-        print(UNTRAINED_NOTE, file=sys.stderr)
     return EXIT_DONE
+
+
+def _train_codec(arguments: argparse.Namespace) -> int:
+    from tokenizer_jobs.codec_training import TrainingJob, train_codec
+
+    job = TrainingJob.load(arguments.config, output=arguments.output)
+    try:
+        with _sigterm_as_interrupt():
+            result = train_codec(job, say=_say, max_updates=arguments.max_updates)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return EXIT_STOPPED
+    print(f"{result.updates} updates are done; the codec is {result.output / 'model'}")
+    return EXIT_DONE if result.is_done else EXIT_STOPPED
+
+
+def _train_lm(arguments: argparse.Namespace) -> int:
+    from tokenizer_jobs.codec_training import LanguageModelJob, train_language_model
+
+    job = LanguageModelJob.load(arguments.config, output=arguments.output)
+    try:
+        with _sigterm_as_interrupt():
+            result = train_language_model(job, say=_say, max_updates=arguments.max_updates)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return EXIT_STOPPED
+    print(f"{result.updates} updates are done; the language model is {result.output / 'lm'}")
+    return EXIT_DONE if result.is_done else EXIT_STOPPED
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def _doctor(_: argparse.Namespace) -> int:
@@ -223,6 +257,7 @@ def _doctor(_: argparse.Namespace) -> int:
 
 _DAILY = "jobs"
 _CODES = "using the codes"
+_TRAINING = "training of codecs and their language models"
 _MACHINE = "this machine"
 
 COMMANDS = {
@@ -275,6 +310,24 @@ COMMANDS = {
             examples=("tokenizer-jobs decode out/speech --id speaker1/hello.flac -o hello.wav",),
             add_arguments=_add_decode_arguments,
             execute=_decode,
+        ),
+        Command(
+            name="train-codec",
+            operands="CONFIG",
+            group=_TRAINING,
+            summary="train a codec on audio; resumes what was begun",
+            examples=("tokenizer-jobs train-codec configs/train_encodec_24khz.yaml --output out/my_codec",),
+            add_arguments=_add_training_arguments,
+            execute=_train_codec,
+        ),
+        Command(
+            name="train-lm",
+            operands="CONFIG",
+            group=_TRAINING,
+            summary="train the entropy coder's language model on an output's codes; resumes what was begun",
+            examples=("tokenizer-jobs train-lm configs/train_lm.yaml --output out/my_lm",),
+            add_arguments=_add_training_arguments,
+            execute=_train_lm,
         ),
         Command(
             name="doctor",

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenizer_jobs.wording import (
-    UNTRAINED_NOTE,
     audio_text,
     bytes_text,
     count_text,
@@ -57,7 +56,7 @@ def run_screen(result: "RunResult", *, example_id: str | None) -> str:
         ("snapshot", "none yet" if result.snapshot is None else str(result.snapshot)),
         ("digest", result.digest),
     ]
-    return "\n".join([head, *_table(facts), *_notes(result), *_next_steps(result, example_id)])
+    return "\n".join([head, *_table(facts), *_next_steps(result, example_id)])
 
 
 _LAYOUTS = {1: "mono", 2: "stereo"}
@@ -183,10 +182,6 @@ def _left_alone(result: "RunResult") -> list[tuple[str, str]]:
 
 def _speed(hours: float, seconds: float) -> str:
     return f", {speed_text(hours * 3600 / seconds)}" if hours > 0 and seconds > 0 else ""
-
-
-def _notes(result: "RunResult") -> list[str]:
-    return [] if result.trained else ["", UNTRAINED_NOTE]
 
 
 def _next_steps(result: "RunResult", example_id: str | None) -> list[str]:

@@ -1,0 +1,23 @@
+"""The machine that a benchmark ran on, in a line, and the file that results are added to."""
+
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+__all__ = ["RESULTS", "describe_machine"]
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+
+
+def describe_machine(*, packages: Sequence[str]) -> str:
+    """Return cores, load and the versions of Python and `packages`."""
+    cpu = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        cpu = names[0] if names else cpu
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    load = " ".join(f"{value:.1f}" for value in os.getloadavg())
+    return f"{os.cpu_count()}-core {cpu}, load {load}; Python {platform.python_version()}, {versions}"

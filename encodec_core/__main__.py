@@ -1,0 +1,237 @@
+"""python -m encodec_core compress | decompress: audio to .ecdc files and back, with the options of Meta's command."""
+
+import argparse
+import sys
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+from encodec_core.entropy import (
+    LM_SUBFOLDER,
+    PUBLISHED_CODECS,
+    EcdcError,
+    FixedPointLanguageModel,
+    LanguageModel,
+    codec_name_of,
+    compress,
+    decompress,
+    read_header,
+)
+from encodec_core.hub import DEMO
+from encodec_core.model import EncodecModel
+from encodec_core.resample import convert_waveform
+from encodec_core.weights import file_sha256
+
+__all__ = ["main"]
+
+COMPRESSED_SUFFIX = ".ecdc"
+AUDIO_SUFFIX = ".wav"
+PEAK_LIMIT = 0.99
+HQ_CODEC = "encodec_48khz"
+LM_URL = "https://dl.fbaipublicfiles.com/encodec/v0/"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit status, 1 where it refuses."""
+    options = _parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], None] = options.run
+    try:
+        run(options)
+    except (OSError, ValueError, soundfile.SoundFileError) as error:
+        print(f"encodec_core: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m encodec_core", description="EnCodec: audio in few bits.")
+    commands = parser.add_subparsers(required=True, metavar="{compress,decompress}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("-m", "--model", help="hub id, folder, .th checkpoint, or demo")
+    common.add_argument("--as", dest="codec_name", choices=sorted(PUBLISHED_CODECS), help="the weights of --model are "
+                        "this published codec's, though nothing tells it (a copy in a folder)")  # fmt: skip
+    common.add_argument("--lm-model", help="the language model: a folder or Meta's .th; else the one beside the codec")
+    common.add_argument("-f", "--force", action="store_true", help="overwrite the output file")
+    common.add_argument("-r", "--rescale", action="store_true", help="rescale decoded audio rather than clip it")
+
+    packing = commands.add_parser("compress", parents=[common], help="audio to .ecdc, or to what .ecdc makes of it")
+    packing.add_argument("input", type=Path, help="audio that libsndfile reads: wav, flac, mp3, ogg, ...")
+    packing.add_argument("output", type=Path, nargs="?", help=".ecdc, or .wav to hear the codec; else beside the input")
+    packing.add_argument(
+        "-b", "--bandwidth", type=float, default=6.0, metavar="KBPS", help="target, default %(default)s"
+    )
+    packing.add_argument("-q", "--hq", action="store_true", help="the published stereo codec at 48 kHz")
+    packing.add_argument("-l", "--lm", action="store_true", help="code with a language model: smaller, slower")
+    packing.add_argument("--fixed-point", action="store_true", help="with --lm: a stream that every machine reads and "
+                         "Meta's package refuses; always so unless codec and language model are Meta's")  # fmt: skip
+    packing.set_defaults(run=_compress)
+
+    unpacking = commands.add_parser("decompress", parents=[common], help=".ecdc to .wav")
+    unpacking.add_argument("input", type=Path, help="an .ecdc file")
+    unpacking.add_argument("output", type=Path, nargs="?", help=".wav; else beside the input")
+    unpacking.add_argument("-s", "--decompress_suffix", default="_decompressed", metavar="SUFFIX",
+                           help="what follows the stem of an output without a name, default %(default)s")  # fmt: skip
+    unpacking.set_defaults(run=_decompress)
+    return parser
+
+
+def _compress(options: argparse.Namespace) -> None:
+    _check_input(options.input)
+    if options.input.suffix.lower() == COMPRESSED_SUFFIX:
+        raise ValueError(f"input file {options.input} is compressed already; use decompress")
+    output = options.output or options.input.with_suffix(COMPRESSED_SUFFIX)
+    _check_output(output, suffixes=(COMPRESSED_SUFFIX, AUDIO_SUFFIX), force=options.force)
+    if options.fixed_point and not options.lm:
+        raise ValueError("--fixed-point is a way of coding with a language model; give --lm too, or leave it out")
+    codec = _named_codec(options)
+    model = EncodecModel.from_pretrained(codec)
+    if options.bandwidth not in model.config.target_bandwidths:
+        offered = ", ".join(f"{bandwidth:g}" for bandwidth in model.config.target_bandwidths)
+        raise ValueError(
+            f"bandwidth {options.bandwidth:g} is not supported by the codec {codec}; choose one of {offered}"
+        )
+    name = options.codec_name or codec_name_of(model)
+    language_model = _chosen_language_model(options, codec, name) if options.lm else None
+    compressed = compress(
+        model,
+        _read_audio(options.input, model),
+        bandwidth_kbps=options.bandwidth,
+        language_model=language_model,
+        codec_name=name,
+    )
+    if output.suffix.lower() == COMPRESSED_SUFFIX:
+        _publish(output, lambda staged: staged.write_bytes(compressed))
+        return
+    waveform = decompress(compressed, model, language_model=language_model, codec_name=name)
+    _write_audio(output, waveform, sampling_rate=model.config.sampling_rate, rescale=options.rescale)
+
+
+def _decompress(options: argparse.Namespace) -> None:
+    _check_input(options.input)
+    if options.input.suffix.lower() != COMPRESSED_SUFFIX:
+        raise ValueError(f"input extension is {options.input.suffix or 'missing'}; it must be {COMPRESSED_SUFFIX}")
+    stem = options.input.stem + options.decompress_suffix
+    output = options.output or options.input.with_name(stem + AUDIO_SUFFIX)
+    _check_output(output, suffixes=(AUDIO_SUFFIX,), force=options.force)
+    with options.input.open("rb") as file:
+        header = read_header(file)
+    codec = options.model or _codec_of(header.codec_name)
+    model = EncodecModel.from_pretrained(codec)
+    name = options.codec_name or codec_name_of(model)
+    language_model: LanguageModel | FixedPointLanguageModel | None = None
+    if header.uses_lm:
+        language_model = _load_language_model(_language_model_path(options, name), codec)
+    waveform = decompress(options.input.read_bytes(), model, language_model=language_model, codec_name=name)
+    _write_audio(output, waveform, sampling_rate=model.config.sampling_rate, rescale=options.rescale)
+
+
+def _check_input(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"input file {path} does not exist")
+
+
+def _check_output(path: Path, *, suffixes: tuple[str, ...], force: bool) -> None:
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"output extension is {path.suffix or 'missing'}; it must be {' or '.join(suffixes)}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"output folder for {path} does not exist; make it first")
+    if path.exists() and not force:
+        raise FileExistsError(f"output file {path} exists; use -f / --force to overwrite it")
+
+
+def _named_codec(options: argparse.Namespace) -> str:
+    if options.hq and options.model is not None:
+        raise ValueError(f"--hq and --model {options.model} name two codecs; give one of them")
+    return PUBLISHED_CODECS[HQ_CODEC].hub_id if options.hq else options.model or DEMO
+
+
+def _codec_of(name: str) -> str:
+    """Find the codec by its name in a file."""
+    if name in PUBLISHED_CODECS:
+        return PUBLISHED_CODECS[name].hub_id
+    if name.partition(":")[0] == DEMO:
+        return DEMO
+    raise EcdcError(f"the file was made by the codec {name!r}, whose place is not known here; give it with --model")
+
+
+def _chosen_language_model(
+    options: argparse.Namespace, codec: str, name: str
+) -> LanguageModel | FixedPointLanguageModel:
+    """Load the language model to compress with, in floating point where Meta's package is to read the stream."""
+    path = _language_model_path(options, name)
+    language_model = _load_language_model(path, codec)
+    is_published = name in PUBLISHED_CODECS and path is not None and _is_published_file(path, name)
+    return language_model if is_published and not options.fixed_point else FixedPointLanguageModel(language_model)
+
+
+def _load_language_model(path: Path | None, codec: str) -> LanguageModel:
+    if path is not None:
+        return LanguageModel.from_pretrained(path)
+    if codec.endswith(".th"):
+        raise ValueError(f"the checkpoint {codec} has no language model beside it; give one with --lm-model")
+    return LanguageModel.from_pretrained(codec, subfolder=LM_SUBFOLDER)
+
+
+def _language_model_path(options: argparse.Namespace, name: str) -> Path | None:
+    """Say where the language model is; None: beside the codec."""
+    if options.lm_model is not None:
+        return Path(options.lm_model)
+    if name not in PUBLISHED_CODECS:
+        return None
+    file = PUBLISHED_CODECS[name].lm_file
+    # Where Meta's package leaves it.
+    path = Path(torch.hub.get_dir()) / "checkpoints" / file
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"the language model of {name} is not at {path}; download {LM_URL}{file}, and give it with --lm-model"
+        )
+    return path
+
+
+def _is_published_file(path: Path, name: str) -> bool:
+    digits = PUBLISHED_CODECS[name].lm_file.rpartition("-")[2].removesuffix(".th")
+    return path.is_file() and file_sha256(path).startswith(digits)
+
+
+def _read_audio(path: Path, model: EncodecModel) -> Tensor:
+    samples, source_rate = soundfile.read(path, dtype="float32", always_2d=True)
+    config = model.config
+    converted = convert_waveform(
+        samples, source_rate=source_rate, target_rate=config.sampling_rate, num_channels=config.audio_channels
+    )
+    return torch.from_numpy(converted)
+
+
+def _write_audio(path: Path, waveform: Tensor, *, sampling_rate: int, rescale: bool) -> None:
+    """Write 16-bit PCM; what is louder than the limit is clipped, with a warning, or all is scaled down."""
+    peak = waveform.abs().max().item()
+    if peak > PEAK_LIMIT:
+        if rescale:
+            waveform = waveform * (PEAK_LIMIT / peak)
+        else:
+            print(
+                f"Clipping!! max scale {peak:.4g}, limit is {PEAK_LIMIT}. To avoid clipping, use the `-r` option to "
+                "rescale the output.",
+                file=sys.stderr,
+            )
+    samples = np.ascontiguousarray(waveform.clamp(-PEAK_LIMIT, PEAK_LIMIT).T.numpy())
+    _publish(path, lambda staged: soundfile.write(staged, samples, sampling_rate, subtype="PCM_16", format="WAV"))
+
+
+def _publish(path: Path, write: Callable[[Path], object]) -> None:
+    """Write under another name first: a crash leaves that name behind, and never half a file under this one."""
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        write(staged)
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

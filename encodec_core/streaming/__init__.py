@@ -1,0 +1,6 @@
+"""Audio to codes and back while it arrives: equal to the whole recording at once, in memory that does not grow."""
+
+from encodec_core.streaming.decoder import StreamingDecoder
+from encodec_core.streaming.encoder import StreamingEncoder
+
+__all__ = ["StreamingDecoder", "StreamingEncoder"]

@@ -1,0 +1,228 @@
+"""python -m encodec_core: what Meta's command does, what it refuses, and what is left behind when it fails."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from encodec_core import EncodecModel
+from encodec_core.__main__ import main
+from encodec_core.entropy import PUBLISHED_CODECS, compress, read_header
+from encodec_core.resample import convert_waveform
+from tests.encodec_core.language_models import language_model_of, make_language_model, narrow_config
+from tests.encodec_core.models import fitted_model
+from tests.encodec_core.test_ecdc import meta_compress
+from tests.fitted_models import synthetic_waveform
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """0.5 s of stereo at 22.05 kHz, loud enough to clip."""
+    audio = synthetic_waveform(11_025, num_channels=2, sampling_rate=22_050, seed=1)
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, audio.T.numpy(), 22_050)
+    return path
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> list[str]:
+    """Options for a codec under the published name, in a folder."""
+    fitted_model("causal_mono").save_pretrained(tmp_path / "codec")
+    return ["--model", str(tmp_path / "codec"), "--as", "encodec_24khz"]
+
+
+@pytest.fixture
+def demo_lm(tmp_path: Path) -> list[str]:
+    config = narrow_config(EncodecModel.from_pretrained("demo").config)
+    make_language_model(config).save_pretrained(tmp_path / "lm")
+    return ["--lm-model", str(tmp_path / "lm")]
+
+
+def refusal(arguments: Sequence[str | Path], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main([str(argument) for argument in arguments]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    return printed.err
+
+
+def run(*arguments: str | Path) -> None:
+    assert main([str(argument) for argument in arguments]) == 0
+
+
+def test_names_of_outputs_follow_from_the_input(clip: Path) -> None:
+    run("compress", clip)
+    run("decompress", clip.with_suffix(".ecdc"))
+    run("decompress", clip.with_suffix(".ecdc"), "--decompress_suffix", ".again")
+    names = sorted(path.name for path in clip.parent.iterdir())
+    assert names == ["clip.again.wav", "clip.ecdc", "clip.wav", "clip_decompressed.wav"]
+    info = soundfile.info(clip.with_name("clip_decompressed.wav"))
+    assert (info.samplerate, info.channels, info.frames, info.subtype) == (24_000, 1, 12_000, "PCM_16")
+
+
+def test_refusals_of_the_program_go_to_standard_error(clip: Path) -> None:
+    missing = clip.with_name("none.wav")
+    command = [sys.executable, "-m", "encodec_core", "compress", str(missing)]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == f"encodec_core: input file {missing} does not exist\n"
+
+
+def test_compress_writes_what_the_library_makes(clip: Path) -> None:
+    samples, rate = soundfile.read(clip, dtype="float32")
+    waveform = convert_waveform(samples, source_rate=rate, target_rate=24_000, num_channels=1)
+    run("compress", clip, clip.with_name("3.ecdc"), "-b", "3")
+    run("compress", clip, clip.with_name("6.ecdc"))
+    model = EncodecModel.from_pretrained("demo")
+    for bandwidth in (3.0, 6.0):
+        expected = compress(model, torch.from_numpy(waveform), bandwidth_kbps=bandwidth)
+        assert clip.with_name(f"{bandwidth:g}.ecdc").read_bytes() == expected
+
+
+def test_a_wav_output_is_the_round_trip(clip: Path) -> None:
+    run("compress", clip, clip.with_name("direct.wav"))
+    run("compress", clip)
+    run("decompress", clip.with_suffix(".ecdc"))
+    assert clip.with_name("direct.wav").read_bytes() == clip.with_name("clip_decompressed.wav").read_bytes()
+
+
+def test_the_reference_reads_what_is_made_under_a_published_name(clip: Path, published: list[str]) -> None:
+    run("compress", clip, *published, "-b", "12")
+    compressed = clip.with_suffix(".ecdc").read_bytes()
+    with meta_compress() as module:
+        waveform, rate = module.decompress(compressed)
+    assert (waveform.shape, rate) == ((1, 12_000), 24_000)
+    run("decompress", clip.with_suffix(".ecdc"), *published)
+
+
+@pytest.mark.parametrize("given_as", ["folder beside the codec", "option"])
+def test_language_models_of_other_codecs_make_streams_that_travel(
+    clip: Path, tmp_path: Path, demo_lm: list[str], given_as: str
+) -> None:
+    options = demo_lm
+    if given_as != "option":
+        EncodecModel.from_pretrained("demo").save_pretrained(tmp_path)
+        options = ["--model", str(tmp_path)]
+    run("compress", clip, "--lm", *options)
+    run("decompress", clip.with_suffix(".ecdc"), *options)
+    with clip.with_suffix(".ecdc").open("rb") as file:
+        header = read_header(file)
+    assert header.uses_lm
+    assert header.fixed_point
+    run("compress", clip, clip.with_name("packed.ecdc"), *options)
+    run("decompress", clip.with_name("packed.ecdc"), clip.with_name("packed.wav"), *options)
+    assert clip.with_name("packed.wav").read_bytes() == clip.with_name("clip_decompressed.wav").read_bytes()
+
+
+def test_a_published_codec_with_its_language_model_makes_what_the_reference_reads(
+    clip: Path, published: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = clip.parent / "hub"
+    (hub / "checkpoints").mkdir(parents=True)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(hub))
+    path = hub / "checkpoints" / PUBLISHED_CODECS["encodec_24khz"].lm_file
+    torch.save(language_model_of("causal_mono").state_dict(), path)
+    # Its file is not Meta's: what another language model makes is no file of the reference's.
+    run("compress", clip, *published, "--lm")
+    assert clip.with_suffix(".ecdc").read_bytes()[4] == 1
+    run("decompress", clip.with_suffix(".ecdc"), *published)
+    monkeypatch.setattr("encodec_core.__main__.file_sha256", lambda path: "1608e3c0" + 56 * "0")
+    run("compress", clip, *published, "--lm", "--force")
+    compressed = clip.with_suffix(".ecdc").read_bytes()
+    assert compressed[4] == 0
+    run("compress", clip, clip.with_name("fixed.ecdc"), *published, "--lm", "--fixed-point")
+    assert clip.with_name("fixed.ecdc").read_bytes()[4] == 1
+    run("decompress", clip.with_suffix(".ecdc"), *published, "--force")
+
+
+def test_what_metas_command_refuses_is_refused(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing, folder = clip.with_name("none.wav"), clip.parent / "nowhere"
+    assert "does not exist" in refusal(["compress", missing], capsys)
+    assert "does not exist" in refusal(["compress", clip.parent], capsys)
+    assert "output folder" in refusal(["compress", clip, folder / "out.ecdc"], capsys)
+    assert "must be .ecdc or .wav" in refusal(["compress", clip, clip.with_suffix(".mp3")], capsys)
+    assert "is not supported by the codec demo; choose one of 1.5, 3, 6" in refusal(
+        ["compress", clip, "-b", "24"], capsys
+    )
+    run("compress", clip)
+    before = clip.with_suffix(".ecdc").read_bytes()
+    assert "use -f / --force" in refusal(["compress", clip, "-b", "3"], capsys)
+    assert clip.with_suffix(".ecdc").read_bytes() == before
+    assert "must be .wav" in refusal(["decompress", clip.with_suffix(".ecdc"), clip.with_suffix(".flac")], capsys)
+    assert "must be .ecdc" in refusal(["decompress", clip], capsys)
+    assert "use decompress" in refusal(["compress", clip.with_suffix(".ecdc")], capsys)
+    assert "--hq and --model demo" in refusal(["compress", clip, "--hq", "--model", "demo", "-f"], capsys)
+    assert "give --lm too" in refusal(["compress", clip, "--fixed-point", "-f"], capsys)
+
+
+def test_files_that_are_none_are_refused(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    damaged = clip.with_name("damaged.ecdc")
+    damaged.write_bytes(b"RIFF" + bytes(100))
+    assert "begins with b'RIFF'" in refusal(["decompress", damaged], capsys)
+    run("compress", clip, damaged, "-f")
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert "ended" in refusal(["decompress", damaged], capsys)
+    text = clip.with_name("text.wav")
+    text.write_text("no audio")
+    assert "text.wav" in refusal(["compress", text], capsys)
+    soundfile.write(text, np.zeros((0, 1)), 24_000)
+    assert "samples > 0" in refusal(["compress", text], capsys)
+    soundfile.write(text, np.zeros((10, 3)), 24_000)
+    assert "3 channels" in refusal(["compress", text], capsys)
+    assert sorted(path.name for path in clip.parent.iterdir()) == ["clip.wav", "damaged.ecdc", "text.wav"]
+
+
+def test_codecs_whose_place_is_unknown_are_asked_for(
+    clip: Path, published: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("compress", clip, *published[:2])
+    compressed = clip.with_suffix(".ecdc")
+    assert "give it with --model" in refusal(["decompress", compressed], capsys)
+    assert "this one is 'demo:" in refusal(["decompress", compressed, "--model", "demo"], capsys)
+    run("decompress", compressed, *published[:2])
+
+
+def test_missing_language_models_are_named(
+    clip: Path, published: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(clip.parent))
+    message = refusal(["compress", clip, "--lm", *published], capsys)
+    assert "https://dl.fbaipublicfiles.com/encodec/v0/encodec_lm_24khz-1608e3c0.th" in message
+    assert "no language model" in refusal(["compress", clip, "--lm", *published[:2]], capsys)
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+def test_loud_audio_is_clipped_with_a_warning_or_rescaled(
+    clip: Path, rescale: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loud = torch.tensor([[2.0, -1.0, 0.5, 0.0]])
+    monkeypatch.setattr("encodec_core.__main__.decompress", lambda *_, **__: loud)
+    run("compress", clip, clip.with_name("out.wav"), *(["-r"] if rescale else []))
+    assert ("Clipping!! max scale 2" in capsys.readouterr().err) != rescale
+    written, _ = soundfile.read(clip.with_name("out.wav"))
+    expected = [0.99, -0.495, 0.2475, 0.0] if rescale else [0.99, -0.99, 0.5, 0.0]
+    np.testing.assert_allclose(written, expected, rtol=0, atol=2**-15)
+
+
+@pytest.mark.parametrize(("channels", "expected"), [(1, [0.5, 0.25]), (2, [0.5, 0.25])])
+def test_channels_are_mixed_or_doubled(channels: int, expected: list[float]) -> None:
+    audio = np.array([[0.5] * channels, [0.25] * channels], np.float32)
+    for target in (1, 2):
+        converted = convert_waveform(audio, source_rate=8_000, target_rate=8_000, num_channels=target)
+        assert converted.tolist() == [expected] * target
+    mixed = convert_waveform(np.array([[1, 0]], np.float32), source_rate=8_000, target_rate=8_000, num_channels=1)
+    assert mixed.tolist() == [[0.5]]
+
+
+def test_rates_are_converted_in_blocks_as_at_once() -> None:
+    seconds = np.arange(150_001) / 44_100
+    tone = np.sin(2 * np.pi * 440 * seconds).astype(np.float32)
+    converted = convert_waveform(tone[:, None], source_rate=44_100, target_rate=24_000, num_channels=2)
+    assert converted.shape == (2, -(-150_001 * 24_000 // 44_100))
+    expected = np.sin(2 * np.pi * 440 * np.arange(converted.shape[1]) / 24_000)
+    # The kernel of six zero crossings ripples by 1e-3 in the passband; both ends hang over silence.
+    np.testing.assert_allclose(converted[:, 100:-100], [expected[100:-100]] * 2, rtol=0, atol=2e-3)
