@@ -163,7 +163,8 @@ def train(
         best = state.pop("best")
         trainer.load_state_dict(state)
     crops = CodeCrops(split.fitted, num_frames=CROP_FRAMES, seed=settings.seed)
-    deadline, sums, started = time.monotonic() + 60 * minutes, [], time.process_time()
+    sums: list[float] = []
+    deadline, started = time.monotonic() + 60 * minutes, time.process_time()
     while not trainer.is_done and (sums or time.monotonic() < deadline):
         metrics = trainer.step(crops.batch(trainer.update, size=BATCH_SIZE))
         sums.append(metrics.get(f"bits_per_code_of_{max(KBPS)}", math.nan))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from encodec_core import EncodecConfig, EncodecModel
 from tokenizer_jobs.cli import main
@@ -149,6 +150,15 @@ class TestTraining:
         assert [evaluation["update"] for evaluation in evaluations] == [2, 4]
         assert set(evaluations[0]["si_snr_db"]) == {"2", "4"}
         assert any(line.startswith("held out, tones") for line in lines)
+        board = EventAccumulator(str(tmp_path / "out" / "tensorboard"))
+        board.Reload()
+        assert [event.value for event in board.Scalars("mel")] == pytest.approx([point["mel"] for point in points])
+        assert [event.value for event in board.Scalars("tones/si_snr_db/4_kbps")] == pytest.approx(
+            [evaluation["si_snr_db"]["4"] for evaluation in evaluations]
+        )
+        decoded_clip = board.Audio("tones/decoded")[0]
+        assert decoded_clip.sample_rate == RATE
+        assert decoded_clip.length_frames == RATE // 2
 
     def test_stopped_and_resumed_it_ends_in_the_same_weights(self, audio: Path, tmp_path: Path) -> None:
         train_codec(job(audio, tmp_path / "straight"), say=_silent)

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Make the codec inside the package from nothing: gather audio, train, pack, and measure on what was held out.
+#
+#     examples/train_demo_codec.sh RECORDINGS
+#
+# RECORDINGS holds the folders speech/, klettres_multi/ and fsdd_8k/, see the card in encodec_core/demo. The rest comes from
+# Debian's packages (apt-get and dpkg are needed, no root). On one core of a 2-core machine training takes about 70 minutes;
+# stopped, the same command goes on. Run it in the root of a checkout, with the package installed.
+set -euo pipefail
+recordings=$(realpath "${1:?give the folder of recordings}")
+mkdir -p data/demo_codec/debian && cd data/demo_codec
+(
+    cd debian
+    for package in asterisk-core-sounds-{en,es,fr,it,ru}-wav wesnoth-1.16-music; do
+        ls "$package"_*.deb >/dev/null 2>&1 || apt-get download "$package"
+        dpkg -x "$package"_*.deb .
+    done
+)
+ln -sfn debian/usr/share/asterisk/sounds prompts
+ln -sfn debian/usr/share/games/wesnoth/1.16/data/core/music music
+ln -sfn "$recordings/speech" speech
+ln -sfn "$recordings/klettres_multi" letters
+ln -sfn "$recordings/fsdd_8k" digits
+cd ../..
+
+# glibc gives large blocks back to the system after each use and faults them in again; keeping them saves a quarter.
+export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=-1
+tokenizer-jobs train-codec configs/train_demo.yaml
+python -m encodec_core.demo.make out/demo_codec/model
+python -m benchmarks.demo_codec out/demo_codec --pictures encodec_core/demo
