@@ -45,7 +45,7 @@ class Setting:
     seconds: int
     """Of each stream."""
     block_milliseconds: int
-    """Pushed at once; frames are decoded by as many as fit."""
+    """Of audio, pushed at once; to decode, as many frames as fit, at least one."""
     num_streams: int
 
 
@@ -122,12 +122,16 @@ def _audio_blocks(config: EncodecConfig, setting: Setting) -> Iterator[Tensor | 
 def _code_blocks(config: EncodecConfig, setting: Setting) -> Iterator[Tensor | None]:
     generator = torch.Generator().manual_seed(0)
     num_frames, n_q = setting.seconds * config.frame_rate, config.n_q_for(BANDWIDTH_KBPS)
-    block = max(1, config.frame_rate * setting.block_milliseconds // 1000)
+    block = _block_frames(setting)
     for start in range(0, num_frames, block):
         shape = (setting.num_streams, n_q, min(block, num_frames - start))
         codes = torch.randint(config.codebook_size, shape, generator=generator)
         yield codes[0] if setting.num_streams == 1 else codes
     yield None
+
+
+def _block_frames(setting: Setting) -> int:
+    return max(1, EncodecConfig.encodec_24khz().frame_rate * setting.block_milliseconds // 1000)
 
 
 def _resident_megabytes_from_now() -> float:
@@ -168,7 +172,7 @@ def _line(setting: Setting, found: Measurement) -> str:
     cells = (
         setting.task,
         f"{setting.num_streams} × {setting.seconds} s",
-        f"{setting.block_milliseconds} ms",
+        f"{setting.block_milliseconds} ms" if setting.task == "encode" else f"{_block_frames(setting)} frames",
         f"{1000 * found.cpu_seconds / found.num_pushes:.1f}",
         f"**{audio_seconds / found.cpu_seconds:.1f}**",
         f"{audio_seconds / found.wall_seconds:.1f}",
