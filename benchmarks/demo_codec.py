@@ -9,6 +9,7 @@ draws spectrograms and the curves of training, which needs matplotlib.
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from torch import Tensor
 
 from encodec_core import BatchEncoder, EncodecModel
 from encodec_core.training import Evaluation, evaluate
-from tokenizer_jobs.codec_training import TrainingJob
+from tokenizer_jobs.codec_training.config import TrainingAudio
 from tokenizer_jobs.codec_training.held_out import SplitAudio, held_out_clips, split
-from tokenizer_jobs.codec_training.waveforms import decode_waveforms
+from tokenizer_jobs.codec_training.waveforms import open_waveforms
 
 KINDS = {"music": ("music",), "speech": ("prompts", "speech", "letters", "digits")}
 DRAWN = {"music": 2, "prompts": 1, "speech": 0}
@@ -28,20 +29,20 @@ DRAWN = {"music": 2, "prompts": 1, "speech": 0}
 
 def held_out(output: Path) -> dict[str, SplitAudio]:
     """The audio of a training, split as it was."""
-    job = TrainingJob.model_validate(json.loads((output / "job.json").read_text()) | {"output": str(output)})
-    config = EncodecModel.from_pretrained("demo").config
-    return {
-        name: split(
-            decode_waveforms(
-                output / "waveforms" / name,
-                source=audio.source,
-                sample_rate=config.sampling_rate,
-                channels=config.audio_channels,
-            ),
-            audio,
-        )
-        for name, audio in job.audio.sources.items()
-    }
+    sources = TrainingAudio.model_validate(_job(output)["audio"]).sources
+    return split({name: (open_waveforms(output / "waveforms" / name), source) for name, source in sources.items()})
+
+
+def check_model(model: EncodecModel, audio: Mapping[str, SplitAudio]) -> None:
+    """End the program where a codec takes other audio than the one that was trained."""
+    for split_audio in audio.values():
+        _, channels = split_audio.waveforms.samples.shape
+        found = (model.config.sampling_rate, model.config.audio_channels)
+        if found != (split_audio.waveforms.sample_rate, channels):
+            raise SystemExit(
+                f"the codec takes {found[0]} Hz and {found[1]} channels, and the training's audio has "
+                f"{split_audio.waveforms.sample_rate} Hz and {channels}; give a --model of that training"
+            )
 
 
 def tables(model: EncodecModel, clips: Mapping[str, Sequence[Tensor]]) -> str:
@@ -58,7 +59,8 @@ def tables(model: EncodecModel, clips: Mapping[str, Sequence[Tensor]]) -> str:
     lines += ["", "| codebook |" + "".join(f" {number} |" for number in range(len(perplexities)))]
     lines += ["| --- |" + " --- |" * len(perplexities)]
     lines += ["| perplexity |" + "".join(f" {value:.0f} |" for value in perplexities)]
-    lines += ["| of 1,024 |" + "".join(f" {value / 10.24:.0f} % |" for value in perplexities)]
+    num_entries = model.config.codebook_size
+    lines += [f"| of {num_entries:,} |" + "".join(f" {100 * value / num_entries:.0f} % |" for value in perplexities)]
     return "\n".join(lines)
 
 
@@ -94,7 +96,7 @@ def draw_spectrograms(model: EncodecModel, clips: Mapping[str, Sequence[Tensor]]
 
 
 def draw_curves(output: Path, path: Path) -> None:
-    """Losses over updates, and held-out SI-SNR."""
+    """Losses over updates, and held-out SI-SNR once codebooks are in use: before, it says nothing."""
     import matplotlib.pyplot as plt
 
     points = _records(output / "curves.jsonl")
@@ -104,17 +106,25 @@ def draw_curves(output: Path, path: Path) -> None:
         losses.plot([p["update"] for p in known], [p[name] for p in known], label=name, linewidth=1)
     losses.set(xlabel="update", yscale="log", title="losses on training crops")
     losses.legend()
-    evaluations = _records(output / "evaluations.jsonl")
+    first_update = _first_quantized_update(output)
+    evaluations = [r for r in _records(output / "evaluations.jsonl") if r["update"] > first_update]
     for source in dict.fromkeys(record["source"] for record in evaluations):
-        known = [record for record in evaluations if record["source"] == source and record["update"] > WARMUP_UPDATES]
-        quality.plot([r["update"] for r in known], [max(r["si_snr_db"].values()) for r in known], label=source)
-    quality.set(xlabel="update", title="held out, 6 kbps: SI-SNR in dB")
+        known = [record for record in evaluations if record["source"] == source]
+        best = [r["si_snr_db"][max(r["si_snr_db"], key=float)] for r in known]
+        quality.plot([r["update"] for r in known], best, label=source)
+    quality.set(xlabel="update", title="held out, highest bandwidth: SI-SNR in dB")
     quality.legend()
     figure.savefig(path, dpi=70)
 
 
-WARMUP_UPDATES = 3000
-"""Before them the codebooks are not in use, and what was decoded through them says nothing."""
+def _first_quantized_update(output: Path) -> int:
+    stages = takewhile(lambda stage: not stage["quantize"], _job(output)["training"]["stages"])
+    return sum(stage["num_updates"] for stage in stages)
+
+
+def _job(output: Path) -> dict[str, Any]:
+    job: dict[str, Any] = json.loads((output / "job.json").read_text())
+    return job
 
 
 def _records(path: Path) -> list[dict[str, Any]]:
@@ -129,10 +139,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     model = EncodecModel.from_pretrained(arguments.model)
-    clips = {
-        name: held_out_clips(audio, audio.held_out, sample_rate=model.config.sampling_rate)
-        for name, audio in held_out(arguments.output).items()
-    }
+    audio = held_out(arguments.output)
+    check_model(model, audio)
+    clips = {name: held_out_clips(split_audio) for name, split_audio in audio.items()}
     print(tables(model, clips))
     if arguments.pictures is not None:
         draw_spectrograms(model, clips, arguments.pictures / "spectrograms.png")

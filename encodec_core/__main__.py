@@ -1,12 +1,15 @@
 """python -m encodec_core compress | decompress: audio to .ecdc files and back, with the options of Meta's command."""
 
 import argparse
+import os
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 import soundfile
 import torch
 from torch import Tensor
@@ -20,31 +23,41 @@ from encodec_core.entropy import (
     codec_name_of,
     compress,
     decompress,
+    decompress_from_file,
     read_header,
 )
+from encodec_core.entropy.compression import check_end
+from encodec_core.entropy.naming import is_published_lm, is_same_codec
 from encodec_core.hub import DEMO
 from encodec_core.model import EncodecModel
-from encodec_core.resample import convert_waveform
-from encodec_core.weights import file_sha256
+from encodec_core.resample import convert_blocks
 
 __all__ = ["main"]
 
 COMPRESSED_SUFFIX = ".ecdc"
 AUDIO_SUFFIX = ".wav"
+DECOMPRESSED_SUFFIX = "_decompressed"
+INTERRUPTED = 130
+"""Exit status of a program that Ctrl-C ended, by convention of shells."""
+BLOCK_SAMPLES = 2**16
+"""Read at once."""
 PEAK_LIMIT = 0.99
 HQ_CODEC = "encodec_48khz"
 LM_URL = "https://dl.fbaipublicfiles.com/encodec/v0/"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns the exit status, 1 where it refuses."""
+    """Run the command; returns the exit status, 1 where it refuses, 130 where it was interrupted."""
     options = _parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], None] = options.run
     try:
         run(options)
-    except (OSError, ValueError, soundfile.SoundFileError) as error:
+    except (OSError, ValueError, MemoryError, soundfile.SoundFileError) as error:
         print(f"encodec_core: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("encodec_core: interrupted; nothing was written", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 
@@ -74,8 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     unpacking = commands.add_parser("decompress", parents=[common], help=".ecdc to .wav")
     unpacking.add_argument("input", type=Path, help="an .ecdc file")
     unpacking.add_argument("output", type=Path, nargs="?", help=".wav; else beside the input")
-    unpacking.add_argument("-s", "--decompress_suffix", default="_decompressed", metavar="SUFFIX",
-                           help="what follows the stem of an output without a name, default %(default)s")  # fmt: skip
+    unpacking.add_argument("-s", "--decompress_suffix", metavar="SUFFIX", help="what follows the stem of an output "
+                           f"without a name, default {DECOMPRESSED_SUFFIX}")  # fmt: skip
     unpacking.set_defaults(run=_decompress)
     return parser
 
@@ -85,9 +98,13 @@ def _compress(options: argparse.Namespace) -> None:
     if options.input.suffix.lower() == COMPRESSED_SUFFIX:
         raise ValueError(f"input file {options.input} is compressed already; use decompress")
     output = options.output or options.input.with_suffix(COMPRESSED_SUFFIX)
-    _check_output(output, suffixes=(COMPRESSED_SUFFIX, AUDIO_SUFFIX), force=options.force)
+    _check_output(output, options=options, suffixes=(COMPRESSED_SUFFIX, AUDIO_SUFFIX))
     if options.fixed_point and not options.lm:
         raise ValueError("--fixed-point is a way of coding with a language model; give --lm too, or leave it out")
+    if options.lm_model is not None and not options.lm:
+        raise ValueError(f"--lm-model {options.lm_model} is not used without --lm; give --lm too, or leave it out")
+    if options.rescale and output.suffix.lower() == COMPRESSED_SUFFIX:
+        raise ValueError("--rescale is for decoded audio; give it to decompress, or name an output in .wav")
     codec = _named_codec(options)
     model = EncodecModel.from_pretrained(codec)
     if options.bandwidth not in model.config.target_bandwidths:
@@ -105,7 +122,7 @@ def _compress(options: argparse.Namespace) -> None:
         codec_name=name,
     )
     if output.suffix.lower() == COMPRESSED_SUFFIX:
-        _publish(output, lambda staged: staged.write_bytes(compressed))
+        _publish(output, lambda file: file.write(compressed))
         return
     waveform = decompress(compressed, model, language_model=language_model, codec_name=name)
     _write_audio(output, waveform, sampling_rate=model.config.sampling_rate, rescale=options.rescale)
@@ -115,9 +132,14 @@ def _decompress(options: argparse.Namespace) -> None:
     _check_input(options.input)
     if options.input.suffix.lower() != COMPRESSED_SUFFIX:
         raise ValueError(f"input extension is {options.input.suffix or 'missing'}; it must be {COMPRESSED_SUFFIX}")
-    stem = options.input.stem + options.decompress_suffix
-    output = options.output or options.input.with_name(stem + AUDIO_SUFFIX)
-    _check_output(output, suffixes=(AUDIO_SUFFIX,), force=options.force)
+    if options.decompress_suffix is not None and options.output is not None:
+        raise ValueError(
+            f"--decompress_suffix {options.decompress_suffix} is not used where the output is named {options.output}; "
+            "leave one of them out"
+        )
+    suffix = DECOMPRESSED_SUFFIX if options.decompress_suffix is None else options.decompress_suffix
+    output = options.output or options.input.with_name(options.input.stem + suffix + AUDIO_SUFFIX)
+    _check_output(output, options=options, suffixes=(AUDIO_SUFFIX,))
     with options.input.open("rb") as file:
         header = read_header(file)
     codec = options.model or _codec_of(header.codec_name)
@@ -126,21 +148,27 @@ def _decompress(options: argparse.Namespace) -> None:
     language_model: LanguageModel | FixedPointLanguageModel | None = None
     if header.uses_lm:
         language_model = _load_language_model(_language_model_path(options, name), codec)
-    waveform = decompress(options.input.read_bytes(), model, language_model=language_model, codec_name=name)
+    with options.input.open("rb") as file:
+        waveform = decompress_from_file(file, model, language_model=language_model, codec_name=name)
+        check_end(file)
     _write_audio(output, waveform, sampling_rate=model.config.sampling_rate, rescale=options.rescale)
 
 
 def _check_input(path: Path) -> None:
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"input file {path} does not exist")
+    if not path.is_file():
+        raise ValueError(f"input {path} is not a regular file; give a file, or write the stream to one first")
 
 
-def _check_output(path: Path, *, suffixes: tuple[str, ...], force: bool) -> None:
+def _check_output(path: Path, *, options: argparse.Namespace, suffixes: tuple[str, ...]) -> None:
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"output extension is {path.suffix or 'missing'}; it must be {' or '.join(suffixes)}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"output folder for {path} does not exist; make it first")
-    if path.exists() and not force:
+    if path.exists() and path.samefile(options.input):
+        raise ValueError(f"output file {path} is the input, which it would replace; name another file")
+    if path.exists() and not options.force:
         raise FileExistsError(f"output file {path} exists; use -f / --force to overwrite it")
 
 
@@ -154,19 +182,23 @@ def _codec_of(name: str) -> str:
     """Find the codec by its name in a file."""
     if name in PUBLISHED_CODECS:
         return PUBLISHED_CODECS[name].hub_id
-    if name.partition(":")[0] == DEMO:
+    demo_name = codec_name_of(EncodecModel.from_pretrained(DEMO))
+    if is_same_codec(name, demo_name):
         return DEMO
-    raise EcdcError(f"the file was made by the codec {name!r}, whose place is not known here; give it with --model")
+    raise EcdcError(
+        f"the file was made by the codec {name!r}, whose place is not known here, and not by this {demo_name!r}; give "
+        "it with --model"
+    )
 
 
 def _chosen_language_model(
     options: argparse.Namespace, codec: str, name: str
 ) -> LanguageModel | FixedPointLanguageModel:
     """Load the language model to compress with, in floating point where Meta's package is to read the stream."""
-    path = _language_model_path(options, name)
-    language_model = _load_language_model(path, codec)
-    is_published = name in PUBLISHED_CODECS and path is not None and _is_published_file(path, name)
-    return language_model if is_published and not options.fixed_point else FixedPointLanguageModel(language_model)
+    language_model = _load_language_model(_language_model_path(options, name), codec)
+    if is_published_lm(language_model, name) and not options.fixed_point:
+        return language_model
+    return FixedPointLanguageModel(language_model)
 
 
 def _load_language_model(path: Path | None, codec: str) -> LanguageModel:
@@ -193,17 +225,37 @@ def _language_model_path(options: argparse.Namespace, name: str) -> Path | None:
     return path
 
 
-def _is_published_file(path: Path, name: str) -> bool:
-    digits = PUBLISHED_CODECS[name].lm_file.rpartition("-")[2].removesuffix(".th")
-    return path.is_file() and file_sha256(path).startswith(digits)
+class _SequentialFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile publishes no types
+    """A SoundFile that is only read on.
+
+    soundfile seeks to the place where it is after every read, and mpg123 then starts anew, without the bits that a
+    frame of an mp3 borrows from earlier ones.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+    def blocks_to_the_end(self) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield `[n, C]`, until there are no more: a header may promise any number of samples."""
+        while len(block := self.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)):
+            yield block
 
 
 def _read_audio(path: Path, model: EncodecModel) -> Tensor:
-    samples, source_rate = soundfile.read(path, dtype="float32", always_2d=True)
     config = model.config
-    converted = convert_waveform(
-        samples, source_rate=source_rate, target_rate=config.sampling_rate, num_channels=config.audio_channels
-    )
+    # Opened here: soundfile takes no names that are not UTF-8.
+    with path.open("rb") as file:
+        try:
+            with _SequentialFile(file.fileno(), closefd=False) as audio:
+                converted = convert_blocks(
+                    audio.blocks_to_the_end(),
+                    source_rate=audio.samplerate,
+                    target_rate=config.sampling_rate,
+                    source_channels=audio.channels,
+                    num_channels=config.audio_channels,
+                )
+        except soundfile.LibsndfileError as error:
+            raise ValueError(f"{path} is not audio that libsndfile reads, or damaged: {error.error_string}") from error
     return torch.from_numpy(converted)
 
 
@@ -220,14 +272,29 @@ def _write_audio(path: Path, waveform: Tensor, *, sampling_rate: int, rescale: b
                 file=sys.stderr,
             )
     samples = np.ascontiguousarray(waveform.clamp(-PEAK_LIMIT, PEAK_LIMIT).T.numpy())
-    _publish(path, lambda staged: soundfile.write(staged, samples, sampling_rate, subtype="PCM_16", format="WAV"))
+
+    def write(file: BinaryIO) -> None:
+        with soundfile.SoundFile(
+            file.fileno(), "w", sampling_rate, samples.shape[1], "PCM_16", format="WAV", closefd=False
+        ) as audio:
+            audio.write(samples)
+
+    _publish(path, write)
 
 
-def _publish(path: Path, write: Callable[[Path], object]) -> None:
-    """Write under another name first: a crash leaves that name behind, and never half a file under this one."""
-    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+def _publish(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file that appears whole, or not at all.
+
+    A crash, or a power failure, leaves
+        before `replace`    what was at `path`, and perhaps the staged name, whole or in part: it can be deleted;
+        after it            what was at `path`, or the new file, whole: its bytes were on the disk before its name.
+    """
+    staged = path.with_name(f".encodec-{uuid.uuid4().hex}")
     try:
-        write(staged)
+        with staged.open("xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
         staged.replace(path)
     finally:
         staged.unlink(missing_ok=True)

@@ -48,9 +48,22 @@ class AudioFeatures(dict[str, Any]):
 
 
 def columns(features: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return features by name, also of a list of items as a data loader collects them."""
+    """Return features by name, also of a list of items as a data loader collects them.
+
+    Raises:
+        ValueError: there are no items, or one lacks a feature of the first.
+    """
     if isinstance(features, Mapping):
         return dict(features)
+    if len(features) == 0:
+        raise ValueError("there are no items to pad; give at least one with 'input_values'")
+    for index, item in enumerate(features):
+        missing = features[0].keys() - item.keys()
+        if missing:
+            raise ValueError(
+                f"item {index} has no {', '.join(sorted(missing))}, only {', '.join(item) or 'nothing'}; give all "
+                "items what the first one has"
+            )
     return {name: [item[name] for item in features] for name in features[0]}
 
 

@@ -1,11 +1,19 @@
 """Cutting a recording into windows, loudness of a window, and putting decoded windows together (paper section 3.4)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["linear_overlap_add", "loudness", "triangle", "window_length", "window_spans", "window_stride"]
+__all__ = [
+    "each_window_span",
+    "linear_overlap_add",
+    "loudness",
+    "triangle",
+    "window_length",
+    "window_spans",
+    "window_stride",
+]
 
 
 def window_length(seconds: float | None, *, sampling_rate: int) -> int | None:
@@ -42,10 +50,16 @@ def window_spans(num_samples: int, *, length: int | None, stride: int | None) ->
         length: samples of a window; None: the recording is one.
         stride: None: windows do not overlap.
     """
+    return list(each_window_span(num_samples, length=length, stride=stride))
+
+
+def each_window_span(num_samples: int, *, length: int | None, stride: int | None) -> Iterator[slice]:
+    """Yield what `window_spans` returns, one by one: a file's header may claim any number of samples."""
     if length is None:
-        return [slice(0, num_samples)]
-    starts = range(0, num_samples, stride or length)
-    return [slice(start, min(start + length, num_samples)) for start in starts]
+        yield slice(0, num_samples)
+        return
+    for start in range(0, num_samples, stride or length):
+        yield slice(start, min(start + length, num_samples))
 
 
 def loudness(window: Tensor) -> Tensor:

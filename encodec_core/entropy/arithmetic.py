@@ -55,6 +55,9 @@ class _Range:
     def __init__(self) -> None:
         self.low = 0
         self.high = 0
+        self.ceiling = 0
+        """The lowest `high` so far: numbers above are another symbol's. `high` is above only where shares add up to
+        more than 2**24."""
         self.num_bits = 0
 
     @property
@@ -68,18 +71,14 @@ class _Range:
     def grow(self, bits: int) -> None:
         self.low <<= bits
         self.high = ((self.high + 1) << bits) - 1
+        self.ceiling = ((self.ceiling + 1) << bits) - 1
         self.num_bits += bits
 
     def narrow(self, start: int, end: int) -> None:
         """Cut the range to the share [start, end) of 2**24."""
         scale = self.width / _RANGE
         self.low, self.high = self.low + math.ceil(start * scale), self.low + math.floor((end - 1) * scale)
-        if self.high >> self.num_bits:
-            # float32 shares of a nearly certain symbol can add up to a few more than 2**24; Meta's coder asserts here.
-            raise EcdcError(
-                f"the share from {start} to {end} lies beyond {_RANGE}: probabilities were rounded up, or the stream "
-                "is damaged. The fixed-point coder has no such case"
-            )
+        self.ceiling = min(self.ceiling, self.high)
 
     def drop_prefix(self) -> tuple[int, int]:
         """Remove the leading bits that low and high share; return them and their number."""
@@ -87,6 +86,7 @@ class _Range:
         bits, num_bits = self.low >> kept, self.num_bits - kept
         self.low -= bits << kept
         self.high -= bits << kept
+        self.ceiling -= bits << kept
         self.num_bits = kept
         return bits, num_bits
 
@@ -105,9 +105,21 @@ class ArithmeticEncoder:
         self._num_bits = 0
 
     def push(self, start: int, end: int) -> None:
-        """Code a symbol whose share of 2**24 is [start, end)."""
+        """Code a symbol whose share of 2**24 is [start, end).
+
+        Raises:
+            ValueError: what is left of the range belongs to other symbols. float32 shares of a nearly certain symbol
+                can add up to a few more than 2**24, and the last symbol's then ends where an earlier choice begins; a
+                decoder would find that one, or none. Meta's coder stops at an assertion, or writes it.
+        """
         self._range.grow(self._range.missing_bits())
         self._range.narrow(start, end)
+        if self._range.low > self._range.ceiling or self._range.high >> self._range.num_bits:
+            raise ValueError(
+                f"these codes cannot be coded in floating point: probabilities were rounded up, beyond {_RANGE} shares "
+                f"(up to {end} here). Use FixedPointLanguageModel (--fixed-point on the command line), which has no "
+                "such case"
+            )
         self._send(*self._range.drop_prefix())
 
     def flush(self) -> None:
@@ -166,6 +178,11 @@ class ArithmeticDecoder:
                 "on another kind of machine. Use the fixed-point coder for files that travel"
             )
         self._range.narrow(start, int(ends[symbol]))
+        if self._range.high >> self._range.num_bits:
+            raise EcdcError(
+                f"the share from {start} to {int(ends[symbol])} lies beyond {_RANGE}: the stream is damaged. Copy the "
+                "file again"
+            )
         bits, _ = self._range.drop_prefix()
         self._current -= bits << self._range.num_bits
         return int(symbol)

@@ -3,10 +3,13 @@
     "ECDC" | version, 1 byte | length of the JSON, 4 bytes, big-endian | JSON | windows
 
     version 0    Meta's: {"m": codec, "al": samples, "nc": codebooks, "lm": whether a language model was used}
-    version 1    the same, "lm" true, and "fp": version of the fixed-point arithmetic; after the windows a CRC-32 of the
-                 header and of all codes, 4 bytes, big-endian. Meta's package refuses it ("Version not supported")
+    version 1    the same, "lm" true, and "fp": version of the fixed-point arithmetic; after the windows a CRC-32 (4
+                 bytes, big-endian) of the bytes of the header and, for each window, of its scale as in the file (4
+                 bytes, where there are any) and its codes (2 bytes each, little-endian, frame after frame). Meta's
+                 package refuses it ("Version not supported")
 
-Where a language model is not the published one of a published codec, "lw" names its weights: 16 digits of their sha256.
+Where a language model is not the published one of a published codec, "lw" names it: 16 digits of the sha256 of its
+weights and shape.
 """
 
 import json
@@ -18,7 +21,14 @@ from encodec_core.entropy.coding import read_exactly
 from encodec_core.entropy.errors import EcdcError
 from encodec_core.entropy.fixed_point import FIXED_POINT_VERSION
 
-__all__ = ["FIXED_POINT_FORMAT", "REFERENCE_FORMAT", "EcdcHeader", "encoded_header", "read_header"]
+__all__ = [
+    "FIXED_POINT_FORMAT",
+    "REFERENCE_FORMAT",
+    "EcdcHeader",
+    "encoded_header",
+    "read_encoded_header",
+    "read_header",
+]
 
 MAGIC = b"ECDC"
 REFERENCE_FORMAT = 0
@@ -46,7 +56,8 @@ class EcdcHeader:
     fixed_point: bool = False
     """Whether the language model ran in fixed-point arithmetic."""
     lm_digits: str | None = None
-    """First digits of the sha256 of the language model's weights; None: the one that the codec's name implies."""
+    """First digits of the sha256 of the language model's weights and shape; None: the one that the codec's name
+    implies, or none."""
 
     def __post_init__(self) -> None:
         for key, value, limit in (("al", self.num_samples, MAX_SAMPLES), ("nc", self.num_codebooks, MAX_CODEBOOKS)):
@@ -82,7 +93,14 @@ def read_header(file: BinaryIO) -> EcdcHeader:
         EcdcError: this is no `.ecdc` file, one of another version, or its header makes no sense.
         EcdcTruncatedError: the stream ended.
     """
-    magic, version, num_bytes = _PREAMBLE.unpack(read_exactly(file, _PREAMBLE.size))
+    header, _ = read_encoded_header(file)
+    return header
+
+
+def read_encoded_header(file: BinaryIO) -> tuple[EcdcHeader, bytes]:
+    """Read the header, and return its bytes too; see `read_header`."""
+    preamble = read_exactly(file, _PREAMBLE.size)
+    magic, version, num_bytes = _PREAMBLE.unpack(preamble)
     if magic != MAGIC:
         raise EcdcError(f"the stream begins with {magic!r}, an .ecdc file with {MAGIC!r}; give a compressed file")
     if version not in (REFERENCE_FORMAT, FIXED_POINT_FORMAT):
@@ -92,14 +110,17 @@ def read_header(file: BinaryIO) -> EcdcHeader:
         )
     if num_bytes > MAX_JSON_BYTES:
         raise EcdcError(f"a header of {num_bytes} bytes; expected at most {MAX_JSON_BYTES}. Copy the file again")
-    keys = _parsed(read_exactly(file, num_bytes))
+    encoded = read_exactly(file, num_bytes)
+    keys = _parsed(encoded)
     fixed_point = version == FIXED_POINT_FORMAT
     if fixed_point and keys.get("fp") != FIXED_POINT_VERSION:
         raise EcdcError(
             f"version {keys.get('fp')!r} of the fixed-point arithmetic is unknown; this program has "
             f"{FIXED_POINT_VERSION}. Decompress with the program that made the file"
         )
-    return EcdcHeader(
+    if not fixed_point and "fp" in keys:
+        raise EcdcError(f"a header of version {version} has fixed-point arithmetic; copy the file again")
+    header = EcdcHeader(
         codec_name=keys["m"],
         num_samples=keys["al"],
         num_codebooks=keys["nc"],
@@ -107,6 +128,7 @@ def read_header(file: BinaryIO) -> EcdcHeader:
         fixed_point=fixed_point,
         lm_digits=keys.get("lw"),
     )
+    return header, preamble + encoded
 
 
 def _parsed(encoded: bytes) -> dict[str, Any]:

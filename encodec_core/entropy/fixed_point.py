@@ -7,7 +7,7 @@ computed by a mathematical library.
 
     weights, activations    multiples of 2**-14, the former up to 64, the latter up to 128 (2**20, 2**21 as integers)
     their products          multiples of 2**-28; a sum of 4,095 of them stays below 2**53
-    attention weights       multiples of 2**-20, at most 1
+    attention weights       multiples of 2**-20, at most 1 (2**20): the bound of sums holds for 4,095 keys too
 
 A change of anything here makes another `FIXED_POINT_VERSION`, since it makes other streams.
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from encodec_core.entropy.arithmetic import MIN_RANGE, RANGE_BITS
-from encodec_core.entropy.lm import LanguageModel
+from encodec_core.entropy.lm import LanguageModel, language_model_sha256
 from encodec_core.entropy.tables import (
     COARSE_STEP_BITS,
     EXP_BITS,
@@ -36,7 +36,6 @@ from encodec_core.entropy.tables import (
     rotations,
 )
 from encodec_core.modules.transformer import MAX_PERIOD, TransformerLayer
-from encodec_core.weights import weights_sha256
 
 __all__ = ["FIXED_POINT_VERSION", "FixedPointLanguageModel", "FixedPointPredictor"]
 
@@ -54,6 +53,8 @@ NORM_EPSILON = round(1e-5 * 2**PRODUCT_BITS)
 MAX_DIM = 512
 """The sum of the squares of so many deviations, each below 2**22, is below 2**53."""
 MAX_TERMS = 4095
+"""Of a sum of products: inputs of a layer, or keys that a frame sees, itself among them."""
+MAX_PAST = MAX_TERMS - 1
 ROTATION_BITS = 30
 POSITION_BITS = 40
 """Frames in a stream stay below 2**40."""
@@ -76,12 +77,12 @@ class FixedPointLanguageModel:
 
     def __init__(self, model: LanguageModel) -> None:
         self.config = config = model.config
-        self.weights_sha256 = weights_sha256(model)
-        if config.dim > MAX_DIM or max(config.feed_forward_dim, config.past_context) > MAX_TERMS:
+        self.sha256 = language_model_sha256(model)
+        if config.dim > MAX_DIM or config.feed_forward_dim > MAX_TERMS or config.past_context > MAX_PAST:
             raise ValueError(
                 f"a language model with dim = {config.dim}, feed_forward_dim = {config.feed_forward_dim} and "
                 f"past_context = {config.past_context} is too wide for fixed-point arithmetic; expected at most "
-                f"{MAX_DIM}, {MAX_TERMS} and {MAX_TERMS}"
+                f"{MAX_DIM}, {MAX_TERMS} and {MAX_PAST}"
             )
         self.embeddings = np.stack([_rounded(module.weight, bits=VALUE_BITS) for module in _linears(model.emb)])
         self.norm_in = _Norm(model.transformer.norm_in)
@@ -303,23 +304,25 @@ def _turned(vectors: _Turn, turns: _Turn) -> _Turn:
 def _exp(drops: Integers, *, scale: float, bits: int) -> Integers:
     """Return 2**bits exp(-scale drops) for drops ≥ 0, multiples of 2**-28."""
     coarse, fine = exp_tables()
-    steps = np.minimum(drops * (scale * 2.0 ** (FINE_STEP_BITS - PRODUCT_BITS)), (EXP_LIMIT << FINE_STEP_BITS) - 1)
+    steps = np.minimum(
+        drops * (scale * math.ldexp(1.0, FINE_STEP_BITS - PRODUCT_BITS)), (EXP_LIMIT << FINE_STEP_BITS) - 1
+    )
     steps = steps.astype(np.int64)
     fine_bits = FINE_STEP_BITS - COARSE_STEP_BITS
     products = coarse[steps >> fine_bits] * fine[steps & ((1 << fine_bits) - 1)]
-    exponentials: Integers = np.floor(products * 2.0 ** (bits - 2 * EXP_BITS))
+    exponentials: Integers = np.floor(products * math.ldexp(1.0, bits - 2 * EXP_BITS))
     return exponentials
 
 
 def _gelu(x: Integers) -> Integers:
     size = np.minimum(np.abs(x), GELU_LIMIT << VALUE_BITS)
-    steps = np.floor(size * 2.0 ** (GELU_STEP_BITS - VALUE_BITS) + 0.5).astype(np.int64)
+    steps = np.floor(size * math.ldexp(1.0, GELU_STEP_BITS - VALUE_BITS) + 0.5).astype(np.int64)
     return np.maximum(x, 0) - gelu_table(VALUE_BITS)[steps]
 
 
 def _as_values(products: Integers) -> Integers:
     """Round multiples of 2**-28 to multiples of 2**-14."""
-    return _clipped(np.floor((products + 2.0 ** (VALUE_BITS - 1)) * 2.0**-VALUE_BITS))
+    return _clipped(np.floor((products + (1 << (VALUE_BITS - 1))) * math.ldexp(1.0, -VALUE_BITS)))
 
 
 def _clipped(values: Integers) -> Integers:
@@ -333,7 +336,8 @@ def _rounded(weights: Tensor, *, bits: int) -> Integers:
             f"a weight of the language model is not finite, or above {MAX_WEIGHT}; fixed-point arithmetic holds those "
             "up to it. Train it on, or use the float coder"
         )
-    return np.rint(exact * 2.0**bits)
+    rounded: Integers = np.rint(exact * (1 << bits))
+    return rounded
 
 
 def _linear(module: nn.Linear) -> _Linear:

@@ -5,6 +5,7 @@ At each frame it sees the codes of the frames before and predicts those of all c
 Letters in shapes: B batch, K codebooks in use (n_q), T frames, E entries of a codebook.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -17,12 +18,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from encodec_core.checkpoint import read_weights
+from encodec_core.checkpoint import Provenance, read_weights
 from encodec_core.config import EncodecConfig
 from encodec_core.hub import CONFIG_FILE, DEMO, HubOptions, Location, read_json_object
 from encodec_core.modules.transformer import CausalTransformer, TransformerState
+from encodec_core.weights import file_sha256, weights_sha256
 
-__all__ = ["LM_SUBFOLDER", "LanguageModel", "LanguageModelConfig", "previous_codes"]
+__all__ = ["LM_SUBFOLDER", "LanguageModel", "LanguageModelConfig", "language_model_sha256", "previous_codes"]
 
 WEIGHTS_FILE = "model.safetensors"
 MODEL_TYPE = "encodec_lm"
@@ -54,7 +56,8 @@ class LanguageModelConfig:
     feed_forward_dim: int = 800
     """Hidden channels of the feed-forward networks."""
     codec_weights_sha256: str | None = None
-    """Weights of the codec whose codes the model was trained on, see `encodec_core.weights`; None: not recorded."""
+    """Weights of the codec whose codes the model was trained on, see `encodec_core.weights`; None: not recorded. Where
+    it is set, files of other codecs are refused."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -97,6 +100,8 @@ class LanguageModel(nn.Module):
     def __init__(self, config: LanguageModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.provenance: Provenance | None = None
+        """Where the weights came from; None for weights that no file was read for."""
         self.transformer = CausalTransformer(
             config.dim,
             num_heads=config.num_heads,
@@ -160,11 +165,19 @@ class LanguageModel(nn.Module):
             if not path.is_file():
                 raise FileNotFoundError(f"there is no language model {path}; give the path of a .th file, or a folder")
             state = read_weights(path)
-            config = infer_lm_config(state, source=path)
+            config, revision = infer_lm_config(state, source=path), None
         else:
             config = _read_config(_found(location, CONFIG_FILE))
-            state = read_weights(_found(location, WEIGHTS_FILE))
-        return cls._filled(config, state, source=pretrained_model_name_or_path)
+            path = _found(location, WEIGHTS_FILE)
+            state, revision = read_weights(path), location.commit_of(path)
+        model = cls._filled(config, state, source=pretrained_model_name_or_path)
+        model.provenance = Provenance(
+            source=str(pretrained_model_name_or_path),
+            revision=revision,
+            files=((path.name, file_sha256(path)),),
+            weights_sha256=weights_sha256(model),
+        )
+        return model
 
     @classmethod
     def _filled(cls, config: LanguageModelConfig, state: Mapping[str, Tensor], *, source: str | PathLike[str]) -> Self:
@@ -195,6 +208,20 @@ class LanguageModel(nn.Module):
         (path / CONFIG_FILE).write_text(json.dumps(keys, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         state = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in self.state_dict().items()}
         save_file(state, path / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+def language_model_sha256(model: LanguageModel) -> str:
+    """Hash what decides the probabilities: the weights, see `encodec_core.weights`, and the shape.
+
+    The shape counts because the number of heads and the context leave no trace in the weights. The codec that the model
+    was trained for does not count.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    shape = {name: value for name, value in asdict(model.config).items() if name != "codec_weights_sha256"}
+    facts = json.dumps({"shape": shape, "weights_sha256": weights_sha256(model)}, sort_keys=True)
+    return hashlib.sha256(facts.encode()).hexdigest()
 
 
 def infer_lm_config(state: Mapping[str, Tensor], *, source: str | PathLike[str]) -> LanguageModelConfig:

@@ -1,7 +1,8 @@
 """The name of a codec in `.ecdc` files: Meta's for the two that Meta's package knows, one of their own for all others.
 
 A codec of one's own is `<label>:<16 digits of the sha256 of its weights>`. Its files are refused by other weights,
-which would decode them to noise, and by Meta's package.
+which would decode them to noise, and by Meta's package. The label is for people: it says where the weights lay when the
+file was made, and is not compared.
 """
 
 import re
@@ -10,13 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from encodec_core.checkpoint import Provenance
 from encodec_core.config import EncodecConfig
+from encodec_core.entropy.lm import LanguageModel
 from encodec_core.model import EncodecModel
 from encodec_core.weights import weights_sha256
 
-__all__ = ["PUBLISHED_CODECS", "PublishedCodec", "check_published_layout", "codec_name_of", "short_sha256"]
+__all__ = [
+    "PUBLISHED_CODECS",
+    "PublishedCodec",
+    "check_published_layout",
+    "codec_name_of",
+    "is_published_lm",
+    "is_same_codec",
+    "short_sha256",
+]
 
 NUM_DIGITS = 16
+_DIGITS = re.compile(rf":[0-9a-f]{{{NUM_DIGITS}}}$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +40,13 @@ class PublishedCodec:
     checkpoint_digits: str
     """The sha256 of Meta's checkpoint, or as many first digits of it as its file name gives."""
     lm_file: str
-    """File name of Meta's language model for it."""
+    """File name of Meta's language model for it; it ends in the first digits of the file's sha256."""
     config: EncodecConfig
+
+    @property
+    def lm_digits(self) -> str:
+        """First digits of the sha256 of the language model's file."""
+        return self.lm_file.rpartition("-")[2].removesuffix(".th")
 
 
 PUBLISHED_CODECS: Mapping[str, PublishedCodec] = MappingProxyType(
@@ -63,10 +80,24 @@ def codec_name_of(model: EncodecModel) -> str:
         return f"encodec:{sha256[:NUM_DIGITS]}"
     for name, codec in PUBLISHED_CODECS.items():
         from_hub = provenance.revision is not None and provenance.source == codec.hub_id
-        if from_hub or any(digits.startswith(codec.checkpoint_digits) for _, digits in provenance.files):
+        if from_hub or _has_file(provenance, codec.checkpoint_digits):
             return name
     label = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(provenance.source).name)[:64]
     return f"{label or 'encodec'}:{sha256[:NUM_DIGITS]}"
+
+
+def is_same_codec(name: str, other: str) -> bool:
+    """Tell whether two names in files stand for one codec: by the digits where both have them, else by the whole."""
+    digits, other_digits = _DIGITS.search(name), _DIGITS.search(other)
+    return name == other if digits is None or other_digits is None else digits[0] == other_digits[0]
+
+
+def is_published_lm(language_model: LanguageModel, codec_name: str) -> bool:
+    """Tell whether a language model is Meta's for a published codec: from Meta's file (by its sha256), unchanged."""
+    codec, provenance = PUBLISHED_CODECS.get(codec_name), language_model.provenance
+    if codec is None or provenance is None or not _has_file(provenance, codec.lm_digits):
+        return False
+    return provenance.weights_sha256 == weights_sha256(language_model)
 
 
 def short_sha256(sha256: str) -> str:
@@ -86,6 +117,10 @@ def check_published_layout(name: str, config: EncodecConfig) -> None:
             f"codec_name = {name!r} is not this codec's, whose layout is {_layout(config)}; the published one has "
             f"{_layout(codec.config)}. Leave codec_name out"
         )
+
+
+def _has_file(provenance: Provenance, digits: str) -> bool:
+    return any(sha256.startswith(digits) for _, sha256 in provenance.files)
 
 
 def _layout(config: EncodecConfig) -> dict[str, object]:

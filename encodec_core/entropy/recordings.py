@@ -15,9 +15,9 @@ from encodec_core.batch_encoder import BatchEncoder
 from encodec_core.config import EncodecConfig
 from encodec_core.model import EncodecModel
 from encodec_core.streaming import StreamingDecoder
-from encodec_core.windows import linear_overlap_add
+from encodec_core.windows import each_window_span, linear_overlap_add
 
-__all__ = ["Window", "decoded_waveform", "encoded_windows", "window_lengths"]
+__all__ = ["Window", "decoded_waveform", "encoded_windows"]
 
 MAX_WHOLE_SECONDS = 120
 """Longer recordings of a codec without windows go piece by piece. Whole, the 24 kHz codec took 17 MB a second."""
@@ -44,8 +44,8 @@ def encoded_windows(model: EncodecModel, waveform: Tensor, *, bandwidth_kbps: fl
         yield Window(codes=encoded.codes.numpy(), scale=None)
         return
     n_q = config.n_q_for(bandwidth_kbps)
-    for start, length in window_lengths(config, num_samples):
-        codes, scale = model.encode_window(waveform[None, :, start : start + length].to(model.device), n_q=n_q)
+    for span in each_window_span(num_samples, length=config.chunk_length, stride=config.chunk_stride):
+        codes, scale = model.encode_window(waveform[None, :, span].to(model.device), n_q=n_q)
         yield Window(codes=codes[0].cpu().numpy(), scale=None if scale is None else scale.item())
 
 
@@ -74,12 +74,3 @@ def _streamed(model: EncodecModel, codes: NDArray[np.integer]) -> Tensor:
     decoder = StreamingDecoder(model, device=model.device)
     pieces = torch.split(torch.from_numpy(codes.astype(np.int64)), DECODED_FRAMES, dim=-1)
     return torch.cat([*(decoder.push(piece) for piece in pieces), decoder.flush()], dim=-1)
-
-
-def window_lengths(config: EncodecConfig, num_samples: int) -> Iterator[tuple[int, int]]:
-    """Yield the start and the length of each window, in samples; one by one, since a header may claim any number."""
-    if config.chunk_length is None:
-        yield 0, num_samples
-        return
-    for start in range(0, num_samples, config.chunk_stride or config.chunk_length):
-        yield start, min(config.chunk_length, num_samples - start)

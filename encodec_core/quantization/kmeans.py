@@ -23,10 +23,10 @@ def fit_codebooks(
 
     Args:
         quantizer: its entries, and the averages beside them, are overwritten.
-        latents: `[N, D]`, N at least the number of entries; tens of vectors per entry or more, or later codebooks fit
-            these alone.
+        latents: `[N, D]` on the quantizer's device, N at least the number of entries; tens of vectors per entry or
+            more, or later codebooks fit these alone.
         num_iterations: of each k-means.
-        generator: the only source of random numbers.
+        generator: the only source of random numbers; on the CPU.
 
     Raises:
         ValueError: there are fewer vectors than entries.
@@ -39,13 +39,15 @@ def fit_codebooks(
         chosen = _assign(residual, entries.to(residual.dtype))
         codebook.embed.copy_(entries)
         codebook.cluster_size.copy_(torch.bincount(chosen, minlength=len(entries)))
-        codebook.embed_avg.zero_().index_add_(0, chosen, residual.to(codebook.embed_avg.dtype))
+        codebook.embed_avg.copy_(_sum_by_entry(residual, chosen, num_entries=len(entries)))
         codebook.inited.fill_(1)
         residual = residual - entries[chosen].to(residual.dtype)
 
 
 def kmeans(vectors: Tensor, *, num_entries: int, num_iterations: int, generator: torch.Generator) -> Tensor:
     """Cluster `vectors` `[N, D]` into `[E, D]` means; an entry that nobody chooses moves to a random vector.
+
+    `generator` is on the CPU, wherever the vectors are.
 
     Raises:
         ValueError: there are fewer vectors than entries.
@@ -55,15 +57,26 @@ def kmeans(vectors: Tensor, *, num_entries: int, num_iterations: int, generator:
         raise ValueError(
             f"{num_vectors} vectors cannot make {num_entries} entries; give more audio, tens of vectors per entry"
         )
-    entries = vectors[torch.randperm(num_vectors, generator=generator)[:num_entries]].clone()
+    entries = vectors[torch.randperm(num_vectors, generator=generator)[:num_entries].to(vectors.device)]
     for _ in range(num_iterations):
         chosen = _assign(vectors, entries)
         counts = torch.bincount(chosen, minlength=num_entries)
-        sums = torch.zeros_like(entries).index_add_(0, chosen, vectors)
-        anywhere = vectors[torch.randint(num_vectors, (num_entries,), generator=generator)]
+        sums = _sum_by_entry(vectors, chosen, num_entries=num_entries)
+        anywhere = vectors[torch.randint(num_vectors, (num_entries,), generator=generator).to(vectors.device)]
         entries = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], anywhere)
     return entries
 
 
 def _assign(vectors: Tensor, entries: Tensor) -> Tensor:
     return torch.cat([nearest_entries(block, entries) for block in torch.split(vectors, BLOCK_VECTORS)])
+
+
+def _sum_by_entry(vectors: Tensor, chosen: Tensor, *, num_entries: int) -> Tensor:
+    """Sum the `[N, D]` that chose each entry: `[E, D]`."""
+    entries = torch.arange(num_entries, device=vectors.device)[:, None]
+    # A product with one-hot columns, not index_add_: that adds in no fixed order on a GPU, and runs would differ.
+    sums = torch.zeros(num_entries, vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
+    blocks = zip(torch.split(vectors, BLOCK_VECTORS), torch.split(chosen, BLOCK_VECTORS), strict=True)
+    for block, chosen_in_block in blocks:
+        sums += (chosen_in_block == entries).to(vectors.dtype) @ block
+    return sums

@@ -18,10 +18,10 @@ from encodec_core.training.losses import (
 from encodec_core.training.quantizer import (
     QuantizerSettings,
     TrainingQuantized,
+    adopt_codebooks,
     quantize_for_training,
-    reset_codebooks,
 )
-from encodec_core.training.settings import DiscriminatorSettings, Stage, TrainingSettings
+from encodec_core.training.settings import DiscriminatorSettings, Stage, TrainingSettings, check_recipe
 from encodec_core.training.trainer import Trainer
 
 __all__ = [
@@ -39,6 +39,8 @@ __all__ = [
     "Trainer",
     "TrainingQuantized",
     "TrainingSettings",
+    "adopt_codebooks",
+    "check_recipe",
     "code_rates",
     "discriminator_loss",
     "evaluate",
@@ -46,7 +48,6 @@ __all__ = [
     "generator_loss",
     "quantize_for_training",
     "relative_squared_error",
-    "reset_codebooks",
     "scale_to_unit_variance",
     "si_snr",
     "waveform_l1",

@@ -28,7 +28,14 @@ def scale_to_unit_variance(model: EncodecModel, waveforms: Tensor) -> None:
     Args:
         model: changed in place.
         waveforms: `[B, C, T]` at the model's rate, normalised where the model takes such; not silent.
+
+    Raises:
+        ValueError: the model normalises after each convolution, which undoes any scaling.
     """
+    if model.config.norm_type == "time_group_norm":
+        raise ValueError(
+            "norm_type = time_group_norm undoes any scaling of weights; leave such a codec's weights as they are drawn"
+        )
     layers = [module for module in model.modules() if isinstance(module, PaddedConv1d | TrimmedConvTranspose1d)]
     hooks = [layer.register_forward_hook(_rescale) for layer in layers]
     try:

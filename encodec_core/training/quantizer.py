@@ -11,9 +11,13 @@ checked against it, with three amendments, since there the code undoes what the 
 - After k-means the averaged sum is the entry times its count; both packages store the bare entry, so that the first
   update divides every entry by about its count.
 
-Letters in shapes: B batch, D latent channels, T frames, K codebooks in use (n_q), N = B x T vectors, E entries.
+With several ranks every rule is that of the joint batch, so that a batch that is split teaches what it would whole.
+
+Letters in shapes: B batch, D latent channels, T frames, K codebooks in use (n_q), N vectors (B x T on all ranks
+together), E entries.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,9 +27,22 @@ from torch.nn import functional
 
 from encodec_core.quantization import Codebook, ResidualVectorQuantizer
 from encodec_core.quantization.kmeans import kmeans
-from encodec_core.training.ranks import broadcast_from_first, is_equal_over_ranks, rank, sum_over_ranks
+from encodec_core.training.ranks import (
+    broadcast_from_first,
+    gather_over_ranks,
+    is_equal_over_ranks,
+    num_ranks,
+    rank,
+    rows_over_ranks,
+    sum_over_ranks,
+)
 
-__all__ = ["QuantizerSettings", "TrainingQuantized", "quantize_for_training", "reset_codebooks"]
+__all__ = [
+    "QuantizerSettings",
+    "TrainingQuantized",
+    "adopt_codebooks",
+    "quantize_for_training",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,19 +53,23 @@ class QuantizerSettings:
     """What is left after one batch of the moving averages of an entry; in [0, 1)."""
     epsilon: float = 1e-5
     """Laplace smoothing: what each entry's count is raised by before its sum is divided by it; positive."""
-    dead_code_threshold: float = 2.0
-    """An entry that a batch of all ranks chooses less often than this, on the moving average, is replaced by a vector
-    of the batch; 0 replaces none. It has to be below N / E, the even share: 4.7 for the paper's batch of 64 s."""
+    dead_code_share: float = 0.4
+    """An entry that a batch chooses, on the moving average, less often than this share of N / E, its even share of the
+    batch, is replaced by a vector of the batch; in [0, 1), and 0 replaces none. Both packages count the vectors
+    themselves (`threshold_ema_dead_code = 2`): for the paper's batch of 64 s, where the even share is 4.7, that is 0.4
+    of it, and on small batches more than all of it."""
     kmeans_iterations: int = 50
     """Iterations of the k-means that starts a codebook marked as not started."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay = {self.decay}; expected a number in [0, 1), such as 0.99")
-        if not self.epsilon > 0:
+        if not 0 < self.epsilon < math.inf:
             raise ValueError(f"epsilon = {self.epsilon}; expected a positive number, such as 1e-5")
-        if not self.dead_code_threshold >= 0:
-            raise ValueError(f"dead_code_threshold = {self.dead_code_threshold}; expected 0 (replace none) or more")
+        if not 0 <= self.dead_code_share < 1:
+            raise ValueError(
+                f"dead_code_share = {self.dead_code_share}; expected a share in [0, 1), such as 0.4; 0 replaces none"
+            )
         if self.kmeans_iterations < 1:
             raise ValueError(f"kmeans_iterations = {self.kmeans_iterations}; expected 1 or more")
 
@@ -81,19 +102,19 @@ def quantize_for_training(
     Args:
         quantizer: the codec's own; its buffers are changed in place. A codebook whose `inited` is 0 is first fitted
             to the batch by k-means.
-        latents: `[B, D, T]`, any floating dtype; computed in float32 or wider, also under autocast.
+        latents: `[B, D, T]`, any floating dtype; computed in float32 or wider, also under autocast. Every rank gives
+            a part of one size.
         n_q: K; the caller draws it per batch (quantizer dropout). All ranks of a distributed run give the same.
         settings: how the entries follow.
-        generator: the only source of random numbers; on the CPU.
+        generator: the only source of random numbers; on the CPU. With several ranks that of rank 0 decides.
         update: False leaves every buffer as it is.
 
     Returns:
-        What the entries before the update gave. With several ranks the update is that of the joint batch, save that
-        k-means and replacement draw from rank 0's part; all ranks keep equal entries.
+        What the entries before the update gave. All ranks keep equal entries.
 
     Raises:
-        ValueError: `n_q` or a shape does not fit, latents are not finite, the batch is too small for
-            `dead_code_threshold` or for k-means, or without `update` a codebook has not been started.
+        ValueError: `n_q` or a shape does not fit, latents are not finite, the batch is too small for k-means, or
+            without `update` a codebook has not been started.
     """
     _check(quantizer, latents, n_q=n_q)
     codebooks = quantizer.codebooks[:n_q]
@@ -127,10 +148,28 @@ def quantize_for_training(
 
 
 @torch.no_grad()
-def reset_codebooks(quantizer: ResidualVectorQuantizer) -> None:
-    """Mark every codebook as not started, so that the first batch that uses it fits it by k-means."""
+def adopt_codebooks(quantizer: ResidualVectorQuantizer, *, num_vectors: int) -> None:
+    """Make the codebooks that a codec brings ready for a training of their own; to be called once, at its start.
+
+    - One that no vector was ever counted for is random: it waits for k-means on the first batch that uses it. Averages
+      begun from nothing would throw its entries far away.
+    - One whose counts sum to less than a batch comes without averages, or with those of smaller batches, and most of
+      its entries would be dead at once: each starts with its even share of the batch, so that it keeps its place and
+      has time to find vectors.
+    - Others stay as they are.
+
+    Args:
+        quantizer: its averages are changed in place, its entries are not.
+        num_vectors: N, of a batch.
+    """
     for codebook in quantizer.codebooks:
-        codebook.inited.zero_()
+        num_counted = float(codebook.cluster_size.sum())
+        if num_counted == 0:
+            codebook.inited.zero_()
+        elif num_counted < num_vectors:
+            count = num_vectors / len(codebook.embed)
+            codebook.cluster_size.fill_(count)
+            codebook.embed_avg.copy_(codebook.embed * count)
 
 
 def _check(quantizer: ResidualVectorQuantizer, latents: Tensor, *, n_q: int) -> None:
@@ -148,9 +187,14 @@ def _check(quantizer: ResidualVectorQuantizer, latents: Tensor, *, n_q: int) -> 
 
 @torch.no_grad()
 def _start(codebook: Codebook, vectors: Tensor, *, settings: QuantizerSettings, generator: torch.Generator) -> None:
-    """Fit a codebook to the `[N, D]` of rank 0 by k-means."""
+    """Fit a codebook to the vectors of all ranks, `[N / ranks, D]` each, by k-means on the first one."""
+    vectors, num_entries = gather_over_ranks(vectors), len(codebook.embed)
+    if len(vectors) < num_entries:  # said by every rank, not by one while the others wait
+        raise ValueError(
+            f"a batch of {len(vectors)} vectors cannot start a codebook of {num_entries} entries; give larger batches, "
+            "or fit the codebooks to many of them first"
+        )
     if rank() == 0:
-        num_entries = len(codebook.embed)
         entries = kmeans(
             vectors, num_entries=num_entries, num_iterations=settings.kmeans_iterations, generator=generator
         )
@@ -181,13 +225,7 @@ def _follow(
     )
     sum_over_ranks(statistics)
     even_share = float(statistics[0, :, 0].mean())
-    threshold = settings.dead_code_threshold
-    if threshold > 0 and even_share <= threshold:
-        raise ValueError(
-            f"dead_code_threshold = {threshold} calls entries dead that get their even share of the batch, "
-            f"{even_share:.3g} vectors an entry; set it below that (a tenth of it is a mild choice), or to 0 for no "
-            f"replacement"
-        )
+    threshold = settings.dead_code_share * even_share
     num_replaced = 0
     for codebook, vectors, counted in zip(codebooks, levels, statistics, strict=True):
         _average(codebook, counted[:, 0], counted[:, 1:], settings=settings)
@@ -214,20 +252,21 @@ def _average(codebook: Codebook, counts: Tensor, sums: Tensor, *, settings: Quan
 
 
 def _replace(codebook: Codebook, dead: Tensor, vectors: Tensor, *, count: float, generator: torch.Generator) -> None:
-    """Put the `dead` entries where random vectors of rank 0 are.
+    """Put the `dead` entries where random vectors of all ranks are, of which `vectors` are this rank's.
 
     A new entry starts with the even share as its `count`, so that it has time to find vectors of its own: one that
-    finds none falls below the threshold after log(threshold / even_share) / log(decay) batches.
+    finds none falls below the threshold after log(dead_code_share) / log(decay) batches, 91 by default.
     """
-    num_dead, num_vectors = len(dead), len(vectors)
+    num_dead, num_vectors = len(dead), num_ranks() * len(vectors)
     if num_dead == 0:
         return
     if num_vectors >= num_dead:
         drawn = torch.randperm(num_vectors, generator=generator)[:num_dead]
     else:
         drawn = torch.randint(num_vectors, (num_dead,), generator=generator)
-    entries = vectors[drawn.to(vectors.device)].to(codebook.embed.dtype)
-    broadcast_from_first(entries)
+    drawn = drawn.to(vectors.device)
+    broadcast_from_first(drawn)
+    entries = rows_over_ranks(vectors, drawn).to(codebook.embed.dtype)
     codebook.embed[dead] = entries
     codebook.embed_avg[dead] = entries * count
     codebook.cluster_size[dead] = count

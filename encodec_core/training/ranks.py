@@ -4,19 +4,27 @@ A run of one process, or without torch.distributed, is rank 0 of 1 and sends not
 """
 
 from collections.abc import Iterable
+from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed, nn
 
 __all__ = [
+    "LONGEST_WAIT",
     "average_gradients",
     "average_over_ranks",
     "broadcast_from_first",
+    "gather_over_ranks",
     "is_equal_over_ranks",
     "num_ranks",
     "rank",
+    "rows_over_ranks",
     "sum_over_ranks",
 ]
+
+LONGEST_WAIT = timedelta(hours=6)
+"""Give this to `torch.distributed.init_process_group` as its timeout: ranks wait while the first one fits codebooks by
+k-means, minutes on a GPU and an hour on a CPU for 32 of them, and torch's own limits are 10 and 30 minutes."""
 
 
 def num_ranks() -> int:
@@ -33,6 +41,27 @@ def sum_over_ranks(tensor: Tensor) -> None:
     """Replace `tensor`, in place, by its sum over the ranks; every rank must call."""
     if num_ranks() > 1:
         distributed.all_reduce(tensor)
+
+
+def gather_over_ranks(tensor: Tensor) -> Tensor:
+    """Return the `[n, ...]` of every rank, in their order, as one tensor; all must call, with equal shapes."""
+    if num_ranks() == 1:
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(num_ranks())]
+    distributed.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
+def rows_over_ranks(tensor: Tensor, rows: Tensor) -> Tensor:
+    """Return `gather_over_ranks(tensor)[rows]`, sending those rows alone; every rank must call, with equal `rows`."""
+    if num_ranks() == 1:
+        return tensor[rows]
+    own = rows - rank() * len(tensor)
+    is_own = (own >= 0) & (own < len(tensor))
+    taken = tensor.new_zeros(len(rows), *tensor.shape[1:])
+    taken[is_own] = tensor[own[is_own]]
+    sum_over_ranks(taken)
+    return taken
 
 
 def average_over_ranks(values: Tensor, *, weight: float) -> Tensor:

@@ -1,6 +1,6 @@
 """One update after the other: encoder, quantizer and decoder against a balanced sum of losses (paper section 3.4).
 
-Letters in shapes: B batch, C audio channels, T samples, D latent channels, F frames, K codebooks in use.
+Letters in shapes: B batch (of this rank), C audio channels, T samples, D latent channels, F frames, K codebooks in use.
 
     waveform ──▶ encoder ──▶ quantizer ──▶ decoder ──▶ estimate │ losses ──▶ balancer
         gradient  ◀────────── commitment ◀─────────── estimate  │ ◀── one gradient of known norm
@@ -25,8 +25,8 @@ from encodec_core.training.losses import (
     relative_squared_error,
     waveform_l1,
 )
-from encodec_core.training.quantizer import quantize_for_training
-from encodec_core.training.ranks import average_gradients, broadcast_from_first
+from encodec_core.training.quantizer import adopt_codebooks, quantize_for_training
+from encodec_core.training.ranks import average_gradients, broadcast_from_first, gather_over_ranks, num_ranks, rank
 from encodec_core.training.settings import Stage, TrainingSettings
 from encodec_core.windows import loudness
 
@@ -43,11 +43,18 @@ class Trainer:
         settings: the recipe.
         device: of torch.
 
-    Under `torch.distributed` every process has a trainer of its own, made alike, and gives it waveforms of its own; all
-    draw the same bandwidths and keep the same weights.
+    Under `torch.distributed` every process has a trainer of its own, made alike, and gives it waveforms of its own,
+    equally many on every rank; all draw the same bandwidths and keep the same weights. Save that each rank measures
+    feature matching against the features of its own waveforms, and but for rounding, they learn what one process
+    learns from all the waveforms.
 
-    With equal waveforms, machine and number of threads, training that was interrupted and goes on from `state_dict`
-    ends in the same bits as training that was not.
+    Codebooks that no vector was ever counted for wait for k-means: `fit_codebooks` where a stage asks for it, else the
+    first batch that uses them (the paper's section 3.2). Those of a codec that was trained before stay, see
+    `adopt_codebooks`.
+
+    On a CPU, with equal waveforms, machine and number of threads, training that was interrupted and goes on from
+    `state_dict` ends in the same bits as training that was not. On a GPU it does but for rounding: some of its
+    gradients are sums in no fixed order.
     """
 
     def __init__(self, model: EncodecModel, settings: TrainingSettings, *, device: str | torch.device = "cpu") -> None:
@@ -87,41 +94,57 @@ class Trainer:
 
     @torch.no_grad()
     def scale_weights(self, waveforms: Iterable[Tensor]) -> None:
-        """Start random weights well, see `scale_to_unit_variance`, on waveforms `[B, C, T]`."""
-        normalised = [self._normalised(batch.to(self.device))[0] for batch in waveforms]
+        """Start random weights well, see `scale_to_unit_variance`, on the waveforms `[B, C, T]` of all ranks.
+
+        Raises:
+            ValueError: the codec was trained before, or its layout undoes what this does.
+        """
+        if any(codebook.cluster_size.any() for codebook in self.model.quantizer.codebooks):
+            raise ValueError(
+                "the codec was trained before, and scaling would undo it; set unit_variance_crops to 0, or start from "
+                "random weights"
+            )
+        normalised = [self._normalised(gather_over_ranks(batch.to(self.device)))[0] for batch in waveforms]
         scale_to_unit_variance(self.model, torch.cat(normalised))
         self._share_model()
 
     @torch.no_grad()
     def fit_codebooks(self, waveforms: Iterable[Tensor]) -> None:
-        """Fit every codebook by k-means to the latents of `waveforms`, `[B, C, T]` each.
+        """Fit every codebook by k-means to the latents of the waveforms `[B, C, T]` of all ranks.
+
+        The first rank fits, on its device, and the others wait for `LONGEST_WAIT` at most.
 
         Raises:
             ValueError: they make fewer latents than a codebook has entries.
         """
         batches = (self.model.encoder(self._normalised(batch.to(self.device))[0]) for batch in waveforms)
-        latents = torch.cat([batch.transpose(1, 2).flatten(0, 1).cpu() for batch in batches])
-        quantizer = self.model.quantizer.cpu()
-        fit_codebooks(
-            quantizer,
-            latents,
-            num_iterations=self.settings.quantizer.kmeans_iterations,
-            generator=self._quantizer_generator,
-        )
-        self.model.quantizer.to(self.device)
+        latents = torch.cat([gather_over_ranks(batch.transpose(1, 2).flatten(0, 1)) for batch in batches])
+        num_entries = self.model.config.codebook_size
+        if len(latents) < num_entries:  # said by every rank, not by one while the others wait
+            raise ValueError(
+                f"{len(latents)} latents cannot make {num_entries} entries; raise the stage's codebook_crops"
+            )
+        if rank() == 0:
+            fit_codebooks(
+                self.model.quantizer,
+                latents,
+                num_iterations=self.settings.quantizer.kmeans_iterations,
+                generator=self._quantizer_generator,
+            )
         self._share_model()
 
     def step(self, waveforms: Tensor) -> dict[str, float]:
         """Do one update.
 
         Args:
-            waveforms: float32 `[B, C, T]` in [-1, 1] at the model's rate; one window or less for a codec with windows.
+            waveforms: float32 `[B, C, T]` in [-1, 1] at the model's rate; one window or less for a codec with windows,
+                see `check_recipe`.
 
         Returns:
             Losses, shares of the balancer, learning rate and what else is worth a curve.
 
         Raises:
-            ValueError: training is done, or a loss is not finite.
+            ValueError: training is done, a loss is not finite, or the waveforms do not suit the recipe.
         """
         stage, place = self.settings.locate(self.update)
         waveforms = waveforms.to(self.device)
@@ -136,6 +159,9 @@ class Trainer:
         leaf = estimate.detach().requires_grad_()
         metrics |= self._balancers[stage.name].backward(self._losses(stage, waveforms, leaf), leaf)
         assert leaf.grad is not None
+        # Each item has a gradient of one norm, and they add up; the mean over the ranks would leave a share of the sum,
+        # and the commitment loss, which is a mean over the items, would weigh more the more ranks there are.
+        leaf.grad *= num_ranks()
         if commitment is None:
             torch.autograd.backward([estimate], [leaf.grad])
         else:
@@ -184,8 +210,6 @@ class Trainer:
             torch.manual_seed(self.settings.seed)
             self._discriminator = MultiScaleSTFTDiscriminator(
                 settings.num_filters,
-                in_channels=self.model.config.audio_channels,
-                out_channels=self.model.config.audio_channels,
                 n_ffts=settings.window_lengths,
                 hop_lengths=[length // 4 for length in settings.window_lengths],
                 win_lengths=settings.window_lengths,
@@ -210,6 +234,9 @@ class Trainer:
     def _reconstruct(self, waveforms: Tensor, stage: Stage, metrics: dict[str, float]) -> tuple[Tensor, Tensor | None]:
         normalised, scale = self._normalised(waveforms)
         latents, commitment = self.model.encoder(normalised), None
+        if self.update == 0:
+            num_items, _, num_frames = latents.shape
+            adopt_codebooks(self.model.quantizer, num_vectors=num_ranks() * num_items * num_frames)
         if stage.quantize:
             quantized = quantize_for_training(
                 self.model.quantizer,
@@ -239,12 +266,12 @@ class Trainer:
         losses = {name: simple[name](waveforms, estimate) for name in stage.losses if name in simple}
         if stage.needs_discriminator:
             assert self._discriminator is not None
-            logits, features = self._discriminator(estimate)
+            logits, features = self._discriminator(_mono(estimate))
             if "adversarial" in stage.losses:
                 losses["adversarial"] = generator_loss(logits)
             if "feature_matching" in stage.losses:
                 with torch.no_grad():
-                    _, real_features = self._discriminator(waveforms)
+                    _, real_features = self._discriminator(_mono(waveforms))
                 losses["feature_matching"] = feature_matching_loss(real_features, features)
         return losses
 
@@ -255,11 +282,16 @@ class Trainer:
         draw = float(torch.rand((), generator=self._generator))
         if draw >= self.settings.discriminator.update_probability:
             return {}
-        real_logits, _ = discriminator(waveforms)
-        fake_logits, _ = discriminator(estimate)
+        real_logits, _ = discriminator(_mono(waveforms))
+        fake_logits, _ = discriminator(_mono(estimate))
         loss = discriminator_loss(real_logits, fake_logits)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward([loss])
         average_gradients(discriminator.parameters())
         optimizer.step()
         return {"discriminator": float(loss.detach())}
+
+
+def _mono(waveforms: Tensor) -> Tensor:
+    """`[B, C, T]` -> `[B x C, 1, T]`: the discriminator hears left and right by themselves (paper section 3.4)."""
+    return waveforms.flatten(0, 1).unsqueeze(1)

@@ -1,9 +1,11 @@
 """python -m encodec_core: what Meta's command does, what it refuses, and what is left behind when it fails."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import soundfile
 import torch
 
 from encodec_core import EncodecModel
+from encodec_core import __main__ as command
 from encodec_core.__main__ import main
 from encodec_core.entropy import PUBLISHED_CODECS, compress, read_header
 from encodec_core.resample import convert_waveform
@@ -18,6 +21,8 @@ from tests.encodec_core.language_models import language_model_of, make_language_
 from tests.encodec_core.models import fitted_model
 from tests.encodec_core.test_ecdc import meta_compress
 from tests.fitted_models import synthetic_waveform
+
+DEMO_LM = Path(command.__file__).parent / "demo" / "lm"
 
 
 @pytest.fixture
@@ -113,8 +118,9 @@ def test_language_models_of_other_codecs_make_streams_that_travel(
         header = read_header(file)
     assert header.uses_lm
     assert header.fixed_point
-    run("compress", clip, clip.with_name("packed.ecdc"), *options)
-    run("decompress", clip.with_name("packed.ecdc"), clip.with_name("packed.wav"), *options)
+    beside = options if given_as != "option" else []
+    run("compress", clip, clip.with_name("packed.ecdc"), *beside)
+    run("decompress", clip.with_name("packed.ecdc"), clip.with_name("packed.wav"), *beside)
     assert clip.with_name("packed.wav").read_bytes() == clip.with_name("clip_decompressed.wav").read_bytes()
 
 
@@ -130,7 +136,7 @@ def test_a_published_codec_with_its_language_model_makes_what_the_reference_read
     run("compress", clip, *published, "--lm")
     assert clip.with_suffix(".ecdc").read_bytes()[4] == 1
     run("decompress", clip.with_suffix(".ecdc"), *published)
-    monkeypatch.setattr("encodec_core.__main__.file_sha256", lambda path: "1608e3c0" + 56 * "0")
+    monkeypatch.setattr("encodec_core.entropy.lm.file_sha256", lambda path: "1608e3c0" + 56 * "0")
     run("compress", clip, *published, "--lm", "--force")
     compressed = clip.with_suffix(".ecdc").read_bytes()
     assert compressed[4] == 0
@@ -142,12 +148,12 @@ def test_a_published_codec_with_its_language_model_makes_what_the_reference_read
 def test_what_metas_command_refuses_is_refused(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
     missing, folder = clip.with_name("none.wav"), clip.parent / "nowhere"
     assert "does not exist" in refusal(["compress", missing], capsys)
-    assert "does not exist" in refusal(["compress", clip.parent], capsys)
+    assert "is not a regular file" in refusal(["compress", clip.parent], capsys)
     assert "output folder" in refusal(["compress", clip, folder / "out.ecdc"], capsys)
     assert "must be .ecdc or .wav" in refusal(["compress", clip, clip.with_suffix(".mp3")], capsys)
-    assert "is not supported by the codec demo; choose one of 1.5, 3, 6" in refusal(
-        ["compress", clip, "-b", "24"], capsys
-    )
+    offered = ", ".join(f"{rate:g}" for rate in EncodecModel.from_pretrained("demo").config.target_bandwidths)
+    message = refusal(["compress", clip, "-b", "2.5"], capsys)
+    assert f"bandwidth 2.5 is not supported by the codec demo; choose one of {offered}" in message
     run("compress", clip)
     before = clip.with_suffix(".ecdc").read_bytes()
     assert "use -f / --force" in refusal(["compress", clip, "-b", "3"], capsys)
@@ -156,15 +162,85 @@ def test_what_metas_command_refuses_is_refused(clip: Path, capsys: pytest.Captur
     assert "must be .ecdc" in refusal(["decompress", clip], capsys)
     assert "use decompress" in refusal(["compress", clip.with_suffix(".ecdc")], capsys)
     assert "--hq and --model demo" in refusal(["compress", clip, "--hq", "--model", "demo", "-f"], capsys)
+
+
+def test_options_that_cannot_take_effect_are_refused(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("compress", clip)
+    compressed, wav = clip.with_suffix(".ecdc"), clip.with_name("out.wav")
     assert "give --lm too" in refusal(["compress", clip, "--fixed-point", "-f"], capsys)
+    assert "--lm-model x is not used without --lm" in refusal(["compress", clip, "--lm-model", "x", "-f"], capsys)
+    assert "--rescale is for decoded audio" in refusal(["compress", clip, "-r", "-f"], capsys)
+    assert "--rescale is for decoded audio" in refusal(["compress", clip, compressed, "-r", "-f"], capsys)
+    assert "--decompress_suffix x is not used" in refusal(["decompress", compressed, wav, "-s", "x"], capsys)
+    assert not wav.exists()
+
+
+@pytest.mark.parametrize("link", ["itself", "symbolic", "hard"])
+def test_an_input_is_never_replaced(clip: Path, link: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before, output = clip.read_bytes(), clip.with_name("link.wav")
+    if link == "symbolic":
+        output.symlink_to(clip)
+    elif link == "hard":
+        output.hardlink_to(clip)
+    else:
+        output = clip.parent / ".." / clip.parent.name / clip.name
+    assert "is the input, which it would replace" in refusal(["compress", clip, output, "--force"], capsys)
+    assert clip.read_bytes() == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other file systems take no names that are not UTF-8")
+def test_names_of_any_bytes_and_any_length_are_taken(clip: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(clip.parent) + b"/r\xe4uber.wav"))
+    odd.write_bytes(clip.read_bytes())
+    long = clip.with_name("x" * 251 + ".wav")
+    run("compress", odd)
+    run("decompress", odd.with_suffix(".ecdc"), long)
+    run("compress", clip)
+    run("decompress", clip.with_suffix(".ecdc"), clip.with_name("short.wav"))
+    assert long.read_bytes() == clip.with_name("short.wav").read_bytes()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no fifos here")
+def test_a_fifo_is_no_input(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fifo = clip.with_name("fifo.wav")
+    os.mkfifo(fifo)
+    assert "is not a regular file" in refusal(["compress", fifo], capsys)
+
+
+@pytest.mark.parametrize(("container", "coding"), [("FLAC", "PCM_24"), ("OGG", "VORBIS"), ("MP3", "MPEG_LAYER_III")])
+def test_audio_is_read_in_blocks_as_at_once(
+    clip: Path, container: str, coding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples, rate = soundfile.read(clip, dtype="float32")
+    path = clip.with_name("clip.audio")
+    soundfile.write(path, samples, rate, format=container, subtype=coding)
+    model = EncodecModel.from_pretrained("demo")
+    whole, _ = soundfile.read(path, dtype="float32")
+    expected = convert_waveform(whole, source_rate=rate, target_rate=24_000, num_channels=1)
+    for num_samples in (2**16, 1000):
+        monkeypatch.setattr(command, "BLOCK_SAMPLES", num_samples)
+        # soundfile.read seeks to 0 first, after which mpg123 rounds otherwise.
+        np.testing.assert_allclose(command._read_audio(path, model).numpy(), expected, rtol=0, atol=1e-6)
+
+
+def test_ctrl_c_leaves_a_line_and_nothing_else(
+    clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", interrupted)
+    assert main(["compress", str(clip)]) == 130
+    assert capsys.readouterr().err == "encodec_core: interrupted; nothing was written\n"
+    assert [path.name for path in clip.parent.iterdir()] == ["clip.wav"]
 
 
 def test_files_that_are_none_are_refused(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
     damaged = clip.with_name("damaged.ecdc")
     damaged.write_bytes(b"RIFF" + bytes(100))
     assert "begins with b'RIFF'" in refusal(["decompress", damaged], capsys)
-    run("compress", clip, damaged, "-f")
-    damaged.write_bytes(damaged.read_bytes()[:-1])
+    run("compress", clip, clip.with_name("good.ecdc"))
+    damaged.write_bytes(clip.with_name("good.ecdc").read_bytes()[:-1])
     assert "ended" in refusal(["decompress", damaged], capsys)
     text = clip.with_name("text.wav")
     text.write_text("no audio")
@@ -173,6 +249,11 @@ def test_files_that_are_none_are_refused(clip: Path, capsys: pytest.CaptureFixtu
     assert "samples > 0" in refusal(["compress", text], capsys)
     soundfile.write(text, np.zeros((10, 3)), 24_000)
     assert "3 channels" in refusal(["compress", text], capsys)
+    soundfile.write(text, np.zeros((10, 1)), 1)
+    assert "1 samples per second; expected 1000 to 768000" in refusal(["compress", text], capsys)
+    damaged.write_bytes(clip.with_name("good.ecdc").read_bytes() + b"x")
+    assert "bytes follow the recording" in refusal(["decompress", damaged], capsys)
+    clip.with_name("good.ecdc").unlink()
     assert sorted(path.name for path in clip.parent.iterdir()) == ["clip.wav", "damaged.ecdc", "text.wav"]
 
 
@@ -184,6 +265,35 @@ def test_codecs_whose_place_is_unknown_are_asked_for(
     assert "give it with --model" in refusal(["decompress", compressed], capsys)
     assert "this one is 'demo:" in refusal(["decompress", compressed, "--model", "demo"], capsys)
     run("decompress", compressed, *published[:2])
+
+
+def test_a_folder_called_demo_is_not_the_demo_codec(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = clip.parent / "demo"
+    fitted_model("causal_mono").save_pretrained(folder)
+    run("compress", clip, "--model", folder)
+    compressed = clip.with_suffix(".ecdc")
+    assert "give it with --model" in refusal(["decompress", compressed], capsys)
+    moved = folder.rename(clip.parent / "elsewhere")
+    run("decompress", compressed, "--model", moved)
+
+
+def test_a_copy_of_the_demo_codec_is_the_demo_codec(clip: Path) -> None:
+    EncodecModel.from_pretrained("demo").save_pretrained(clip.parent / "copy")
+    run("compress", clip, "--model", clip.parent / "copy")
+    run("decompress", clip.with_suffix(".ecdc"))
+
+
+@pytest.mark.skipif(not DEMO_LM.is_dir(), reason=f"no language model at {DEMO_LM}")
+def test_the_demo_codec_has_a_language_model(clip: Path) -> None:
+    run("compress", clip)
+    run("compress", clip, clip.with_name("lm.ecdc"), "--lm")
+    with clip.with_name("lm.ecdc").open("rb") as file:
+        header = read_header(file)
+    assert header.uses_lm
+    assert header.fixed_point
+    run("decompress", clip.with_name("lm.ecdc"))
+    run("decompress", clip.with_suffix(".ecdc"))
+    assert clip.with_name("lm_decompressed.wav").read_bytes() == clip.with_name("clip_decompressed.wav").read_bytes()
 
 
 def test_missing_language_models_are_named(
@@ -206,23 +316,3 @@ def test_loud_audio_is_clipped_with_a_warning_or_rescaled(
     written, _ = soundfile.read(clip.with_name("out.wav"))
     expected = [0.99, -0.495, 0.2475, 0.0] if rescale else [0.99, -0.99, 0.5, 0.0]
     np.testing.assert_allclose(written, expected, rtol=0, atol=2**-15)
-
-
-@pytest.mark.parametrize(("channels", "expected"), [(1, [0.5, 0.25]), (2, [0.5, 0.25])])
-def test_channels_are_mixed_or_doubled(channels: int, expected: list[float]) -> None:
-    audio = np.array([[0.5] * channels, [0.25] * channels], np.float32)
-    for target in (1, 2):
-        converted = convert_waveform(audio, source_rate=8_000, target_rate=8_000, num_channels=target)
-        assert converted.tolist() == [expected] * target
-    mixed = convert_waveform(np.array([[1, 0]], np.float32), source_rate=8_000, target_rate=8_000, num_channels=1)
-    assert mixed.tolist() == [[0.5]]
-
-
-def test_rates_are_converted_in_blocks_as_at_once() -> None:
-    seconds = np.arange(150_001) / 44_100
-    tone = np.sin(2 * np.pi * 440 * seconds).astype(np.float32)
-    converted = convert_waveform(tone[:, None], source_rate=44_100, target_rate=24_000, num_channels=2)
-    assert converted.shape == (2, -(-150_001 * 24_000 // 44_100))
-    expected = np.sin(2 * np.pi * 440 * np.arange(converted.shape[1]) / 24_000)
-    # The kernel of six zero crossings ripples by 1e-3 in the passband; both ends hang over silence.
-    np.testing.assert_allclose(converted[:, 100:-100], [expected[100:-100]] * 2, rtol=0, atol=2e-3)

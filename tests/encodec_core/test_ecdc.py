@@ -1,11 +1,13 @@
 """The .ecdc format: Meta's bytes from the same weights, both ways, and names that keep other codecs apart."""
 
+import copy
 import importlib
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -75,10 +77,13 @@ def assert_interchangeable(codec: str, waveform: Tensor, *, bandwidth: float, us
         bandwidth_kbps=bandwidth,
         language_model=language_model,
         codec_name=NAMES[codec],
+        published_lm=use_lm,
     )
     theirs = compressed_by_meta(codec, waveform, bandwidth=bandwidth, use_lm=use_lm)
     assert ours == theirs
-    decoded = decompress(theirs, fitted_model(codec), language_model=language_model, codec_name=NAMES[codec])
+    decoded = decompress(
+        theirs, fitted_model(codec), language_model=language_model, codec_name=NAMES[codec], published_lm=use_lm
+    )
     assert decoded.shape == waveform.shape
     with meta_compress() as module:
         their_waveform, _ = module.decompress(ours)
@@ -114,8 +119,13 @@ def test_files_that_the_reference_miscounts_are_read(codec: str, use_lm: bool) -
     with meta_compress() as module, pytest.raises(EOFError):
         module.decompress(theirs)
     model = fitted_model(codec)
-    assert decompress(theirs, model, language_model=language_model, codec_name=NAMES[codec]).shape == waveform.shape
-    assert theirs == compress(model, waveform, language_model=language_model, codec_name=NAMES[codec])
+    known: dict[str, Any] = {
+        "language_model": language_model,
+        "codec_name": NAMES[codec],
+        "published_lm": use_lm,
+    }
+    assert decompress(theirs, model, **known).shape == waveform.shape
+    assert theirs == compress(model, waveform, **known)
 
 
 @pytest.mark.parametrize("codec", ["causal_stereo", "windows_mono", "musicgen"])
@@ -196,6 +206,20 @@ def test_weights_that_were_trained_on_have_a_name_of_their_own() -> None:
     assert codec_name_of(model) == f"encodec:{weights_sha256(model)[:16]}"
 
 
+def test_weights_are_known_wherever_they_lie(tmp_path: Path) -> None:
+    model, waveform = fitted_model("causal_mono"), waveforms("causal_mono", 700)[0]
+    model.save_pretrained(tmp_path / "one")
+    there = EncodecModel.from_pretrained(tmp_path / "one").requires_grad_(False)
+    compressed = {name: compress(codec, waveform) for name, codec in (("encodec", model), ("one", there))}
+    (tmp_path / "one").rename(tmp_path / "two")
+    moved = EncodecModel.from_pretrained(tmp_path / "two").requires_grad_(False)
+    for label, stream in compressed.items():
+        assert read_header(io.BytesIO(stream)).codec_name.startswith(f"{label}:")
+        expected = decompress(stream, model)
+        for codec in (there, moved):
+            assert torch.equal(decompress(stream, codec), expected)
+
+
 def test_a_published_name_is_for_codecs_of_its_layout() -> None:
     with pytest.raises(ValueError, match="codec_name = 'encodec_48khz' is not this codec's"):
         compress(fitted_model("causal_mono"), waveforms("causal_mono", 320)[0], codec_name="encodec_48khz")
@@ -218,6 +242,88 @@ def test_another_language_model_is_refused() -> None:
         decompress(
             compress(model, waveform, language_model=other), model, language_model=FixedPointLanguageModel(other)
         )
+
+
+@pytest.mark.parametrize("changes", [{"num_heads": 4}, {"past_context": 5}], ids=str)
+@pytest.mark.parametrize("make", [FixedPointLanguageModel, lambda language_model: language_model])
+def test_a_language_model_of_another_shape_is_refused_though_its_weights_are_the_same(
+    make: Any, changes: dict[str, Any]
+) -> None:
+    model, waveform = fitted_model("causal_mono"), waveforms("causal_mono", 700)[0]
+    known = language_model_of("causal_mono")
+    other = make_language_model(replace(known.config, **changes))
+    other.load_state_dict(known.state_dict())
+    compressed = compress(model, waveform, bandwidth_kbps=1.5, language_model=make(known))
+    with pytest.raises(EcdcError, match="was made with the language model"):
+        decompress(compressed, model, language_model=make(other))
+
+
+def test_a_language_model_that_is_not_metas_is_named_under_a_published_name_too() -> None:
+    model, waveform = fitted_model("causal_mono"), waveforms("causal_mono", 700)[0]
+    known = language_model_of("causal_mono")
+    other = make_language_model(known.config, seed=5)
+    named = {"codec_name": "encodec_24khz", "bandwidth_kbps": 1.5}
+    compressed = compress(model, waveform, language_model=known, **named)  # type: ignore[arg-type]
+    assert read_header(io.BytesIO(compressed)).lm_digits is not None
+    with pytest.raises(EcdcError, match="was made with the language model"):
+        decompress(compressed, model, language_model=other, codec_name="encodec_24khz")
+    decompress(compressed, model, language_model=known, codec_name="encodec_24khz")
+    unnamed = compress(model, waveform, language_model=known, published_lm=True, **named)  # type: ignore[arg-type]
+    with pytest.raises(EcdcError, match=r"encodec_lm_24khz-1608e3c0\.th of encodec_24khz.*not from that file"):
+        decompress(unnamed, model, language_model=known, codec_name="encodec_24khz")
+    with pytest.raises(ValueError, match="published_lm = True cannot take effect"):
+        compress(model, waveform, language_model=known, published_lm=True)
+
+
+def test_a_language_model_read_from_metas_file_goes_without_saying(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, waveform = fitted_model("causal_mono"), waveforms("causal_mono", 700)[0]
+    torch.save(language_model_of("causal_mono").state_dict(), tmp_path / "any.th")
+    monkeypatch.setattr("encodec_core.entropy.lm.file_sha256", lambda path: "1608e3c0" + 56 * "0")
+    known = LanguageModel.from_pretrained(tmp_path / "any.th")
+    compressed = compress(model, waveform, language_model=known, codec_name="encodec_24khz")
+    assert read_header(io.BytesIO(compressed)).lm_digits is None
+    decompress(compressed, model, language_model=known, codec_name="encodec_24khz")
+    with torch.no_grad():
+        next(iter(known.parameters())).add_(1e-3)
+    with pytest.raises(EcdcError, match="not from that file"):
+        decompress(compressed, model, language_model=known, codec_name="encodec_24khz")
+
+
+def test_a_language_model_of_another_codec_is_refused() -> None:
+    model, waveform = fitted_model("causal_mono"), waveforms("causal_mono", 700)[0]
+    config = language_model_of("causal_mono").config
+    of_this = make_language_model(replace(config, codec_weights_sha256=weights_sha256(model)))
+    of_another = make_language_model(replace(config, codec_weights_sha256="ab" * 32))
+    compressed = compress(model, waveform, bandwidth_kbps=1.5, language_model=FixedPointLanguageModel(of_this))
+    for chosen in (of_another, FixedPointLanguageModel(of_another)):
+        file = io.BytesIO()
+        with pytest.raises(ValueError, match="trained on codes of the codec abababababababab"):
+            compress_to_file(model, waveform, file, language_model=chosen)
+        assert file.getvalue() == b""
+        with pytest.raises(ValueError, match="trained on codes of the codec abababababababab"):
+            decompress(compressed, model, language_model=chosen)
+    assert decompress(compressed, model, language_model=of_this).shape == waveform.shape
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_models_in_other_dtypes_are_refused_before_anything_is_written(dtype: torch.dtype) -> None:
+    model, waveform = fitted_model("causal_mono"), waveforms("causal_mono", 700)[0]
+    language_model = copy.deepcopy(language_model_of("causal_mono")).to(dtype)
+    file = io.BytesIO()
+    with pytest.raises(ValueError, match=rf"language model is {dtype}.*\.float\(\)"):
+        compress_to_file(model, waveform, file, language_model=language_model)
+    codec = copy.deepcopy(model).to(dtype)
+    if dtype != torch.float64:
+        with pytest.raises(ValueError, match=rf"the model is {dtype}; expected float32 or float64"):
+            compress_to_file(codec, waveform.to(dtype), file)
+        with pytest.raises(ValueError, match=rf"the model is {dtype}; expected float32 or float64"):
+            decompress(compress(model, waveform), codec)
+    else:
+        decoded = decompress(compress(codec, waveform.double()), codec)
+        assert (decoded.dtype, decoded.shape) == (torch.float64, waveform.shape)
+    assert file.getvalue() == b""
 
 
 class _Trickle(io.RawIOBase):

@@ -104,8 +104,30 @@ def test_shares_that_round_up_beyond_their_range_are_refused() -> None:
     # an assertion then.
     ends = quantised_cdf(distributions(1000, 6, sharpness=30.0))
     too_far = ends[ends[:, -1] > 2**24][0]
-    with pytest.raises(EcdcError, match="beyond"):
+    with pytest.raises(ValueError, match=r"cannot be coded in floating point.*FixedPointLanguageModel"):
         encoded([5], too_far[None])
+
+
+@pytest.mark.parametrize("num_symbols", [64, 256])
+def test_what_is_written_can_be_read_though_shares_round_up(num_symbols: int) -> None:
+    """An unlikely last symbol, where its share reaches beyond 2**24: what follows may lie where nothing can be."""
+    refused = 0
+    for seed in range(10):
+        probabilities = distributions(40, num_symbols, sharpness=30.0 if num_symbols == 64 else 60.0, seed=seed)
+        generator = torch.Generator().manual_seed(seed)
+        symbols = torch.multinomial(probabilities, 1, generator=generator)[:, 0].tolist()
+        ends = quantised_cdf(probabilities)
+        (beyond,) = np.nonzero(ends[:-1, -1] > 2**24)
+        if len(beyond) > 0:
+            symbols[beyond[0]] = num_symbols - 1
+        try:
+            stream = encoded(symbols, ends)
+        except ValueError:
+            refused += 1
+            continue
+        decoder = ArithmeticDecoder(io.BytesIO(stream))
+        assert [decoder.pull(shares) for shares in ends] == symbols
+    assert 0 < refused < 10
 
 
 def test_bits_that_are_no_symbols_are_refused() -> None:

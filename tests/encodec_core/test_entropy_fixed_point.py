@@ -1,5 +1,6 @@
 """The language model in whole numbers: nothing about a machine changes its shares, and it costs no bits."""
 
+import copy
 import hashlib
 import math
 from collections.abc import Callable
@@ -95,15 +96,36 @@ def test_sums_stay_exact_at_the_largest_weights_and_activations(monkeypatch: pyt
     assert 2**50 < largest < 2**53
 
 
-def test_shares_do_not_depend_on_threads() -> None:
-    model, codes = make_language_model(WIDE), codes_of(WIDE)
-    expected = shares_of(model, codes)
-    num_threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(4)
-        assert np.array_equal(shares_of(model, codes), expected)
-    finally:
-        torch.set_num_threads(num_threads)
+def test_sums_of_attention_stay_exact_at_the_longest_context_and_the_largest_values(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Weights that are all 1, values that are all clipped at 128: 2**20 * 2**21 * 4,095 keys."""
+    config = replace(SMALL, n_q=1, dim=4, num_heads=1, num_layers=1, feed_forward_dim=4, past_context=4094)
+    model = make_language_model(config)
+    with torch.no_grad():
+        attention = model.transformer.layers[0].self_attn
+        assert isinstance(attention, torch.nn.MultiheadAttention)
+        attention.in_proj_weight[: 2 * config.dim].zero_()
+        attention.in_proj_weight[2 * config.dim :].fill_(64)
+        attention.in_proj_bias.copy_(torch.zeros_like(attention.in_proj_bias))
+        model.transformer.norm_in.weight.zero_()
+        model.transformer.norm_in.bias.fill_(64)
+    previous = np.ones((1, 65 * 64), np.int64)
+    predictor = FixedPointLanguageModel(model).predictor()
+    for start in range(0, 64 * 64, 64):
+        predictor.ends(previous[:, start : start + 64])
+    expected = copy.deepcopy(predictor).ends(previous[:, -64:])
+    largest = 0.0
+
+    def checked(a: Integers, b: Integers) -> Integers:
+        nonlocal largest
+        product = in_whole_numbers(a, b)
+        largest = max(largest, float(np.abs(product).max()))
+        return product
+
+    monkeypatch.setattr(fixed_point, "_matmul", checked)
+    assert np.array_equal(predictor.ends(previous[:, -64:]), expected)
+    assert largest == 4095 * 2**41
 
 
 @pytest.mark.parametrize("block", [1, 3, 63])
@@ -185,8 +207,13 @@ def test_tables_do_not_depend_on_the_programs_decimal_context() -> None:
 
 
 def test_models_beyond_the_bounds_are_refused() -> None:
-    with pytest.raises(ValueError, match="too wide"):
-        FixedPointLanguageModel(make_language_model(replace(SMALL, dim=520)))
+    for too_wide in (
+        replace(SMALL, dim=520),
+        replace(SMALL, feed_forward_dim=4096),
+        replace(SMALL, past_context=4095),
+    ):
+        with pytest.raises(ValueError, match="too wide"):
+            FixedPointLanguageModel(make_language_model(too_wide))
     for bad in (65.0, math.nan):
         model = make_language_model(SMALL)
         with torch.no_grad():

@@ -167,6 +167,21 @@ def test_features_without_audio_are_not_padded() -> None:
         EncodecFeatureExtractor().pad({"values": [[1.0]]})
 
 
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ([], "no items to pad"),
+        ([{"input_values": [1.0]}, {}], "item 1 has no input_values, only nothing"),
+        ([{"input_values": [1.0]}, {"values": [1.0]}], "item 1 has no input_values, only values"),
+        ([{"values": [1.0]}, {"input_values": [1.0]}], "item 1 has no values, only input_values"),
+    ],
+    ids=["no items", "empty", "other", "first"],
+)
+def test_items_without_audio_are_not_padded(items: list[Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EncodecFeatureExtractor().pad(items)
+
+
 def test_a_padding_of_transformers_enum_is_taken() -> None:
     longest = transformers.utils.PaddingStrategy.LONGEST
     features = EncodecFeatureExtractor()([np.zeros(3), np.zeros(5)], padding=longest, sampling_rate=24_000)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from encodec_core.quantization import ResidualVectorQuantizer
-from encodec_core.quantization.kmeans import fit_codebooks, kmeans
+from encodec_core.quantization.kmeans import BLOCK_VECTORS, fit_codebooks, kmeans
 
 
 def test_clusters_are_found_and_entries_that_nobody_chose_move() -> None:
@@ -29,6 +29,23 @@ def test_each_codebook_is_fitted_to_what_the_earlier_ones_leave() -> None:
     assert left_over == sorted(left_over, reverse=True)
     assert left_over[-1] < 0.1
     assert int(quantizer.codebooks[0].cluster_size.sum()) == len(latents)
+
+
+def test_averages_beside_the_entries_are_those_of_the_vectors_that_chose_them() -> None:
+    with torch.random.fork_rng(devices=[]):
+        quantizer = ResidualVectorQuantizer(num_quantizers=2, codebook_size=8, num_channels=4, frame_rate=75)
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(2 * BLOCK_VECTORS + 1, 4, generator=generator)
+    fit_codebooks(quantizer, latents, num_iterations=2, generator=generator)
+    residual = latents
+    for codebook in quantizer.codebooks:
+        chosen = codebook.encode(residual)
+        for entry in range(8):
+            own = residual[chosen == entry]
+            assert codebook.cluster_size[entry] == len(own)
+            # float32 sums of a thousand numbers around 1
+            torch.testing.assert_close(codebook.embed_avg[entry], own.sum(0), rtol=1e-4, atol=1e-3)
+        residual = residual - codebook.decode(chosen)
 
 
 def test_too_few_vectors_are_refused() -> None:

@@ -1,5 +1,6 @@
 """The language model: Meta's probabilities from the same weights, state that stays small, and files."""
 
+import hashlib
 import json
 from dataclasses import asdict, replace
 from functools import cache
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from encodec_core import EncodecConfig
 from encodec_core.entropy import LanguageModel, LanguageModelConfig, previous_codes
+from encodec_core.entropy.lm import language_model_sha256
 from tests.encodec_core.language_models import SMALL, in_meta, make_language_model, random_codes, small_language_model
 
 
@@ -112,6 +114,29 @@ def test_save_and_load(tmp_path: Path) -> None:
     assert loaded.config == model.config
     assert torch.equal(loaded(previous(4, 5))[0], model(previous(4, 5))[0])
     assert not loaded.training
+
+
+def test_a_model_knows_the_file_that_it_was_read_from(tmp_path: Path) -> None:
+    assert small_language_model().provenance is None
+    small_language_model().save_pretrained(tmp_path)
+    torch.save(small_language_model().state_dict(), tmp_path / "lm.th")
+    for source, name in ((tmp_path, "model.safetensors"), (tmp_path / "lm.th", "lm.th")):
+        provenance = LanguageModel.from_pretrained(source).provenance
+        assert provenance is not None
+        assert provenance.files == ((name, hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()),)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"num_heads": 4}, {"past_context": 7}, {"codec_weights_sha256": "ab" * 32}], ids=str
+)
+def test_the_hash_of_a_model_covers_all_that_decides_probabilities(changes: dict[str, Any]) -> None:
+    other = make_language_model(replace(SMALL, **changes))
+    other.load_state_dict(small_language_model().state_dict())
+    as_other = language_model_sha256(other) == language_model_sha256(small_language_model())
+    assert as_other == torch.equal(other(previous(4, 20))[0], small_language_model()(previous(4, 20))[0])
+    with torch.no_grad():
+        other.linears[0].bias.add_(1e-3)  # type: ignore[operator]
+    assert language_model_sha256(other) != language_model_sha256(small_language_model())
 
 
 def test_half_precision_files_are_half_the_size_and_load_as_float32(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 import copy
 import pickle
+from dataclasses import fields
 from typing import Any
 
 import pytest
 import torch
+import transformers
 
-from encodec_core import EncodecConfig, EncodecModel
+from encodec_core import EncodecConfig, EncodecModel, outputs
 from tests.encodec_core.models import CONFIGS, SMALL, fitted_model, transformers_model, waveforms
 
 every_config = pytest.mark.parametrize("name", CONFIGS)
@@ -89,6 +91,28 @@ def test_outputs_are_dicts_that_keep_one_value_under_both_names() -> None:
         assert again.to_tuple()[1:] == ([None], 7)
     with pytest.raises(AttributeError, match="audio_codes, audio_scales"):
         _ = output.audio_values
+
+
+@pytest.mark.parametrize("kind", ["EncodecOutput", "EncodecEncoderOutput", "EncodecDecoderOutput"])
+def test_fields_that_are_not_given_are_none_and_no_keys_as_in_transformers(kind: str) -> None:
+    ours, theirs = getattr(outputs, kind), getattr(transformers.models.encodec.modeling_encodec, kind)
+    names = [field.name for field in fields(ours)]
+    assert names == [field.name for field in fields(theirs)]
+    for given in ({}, {names[0]: AUDIO}, {names[-1]: AUDIO}, dict.fromkeys(names)):
+        mine, other = ours(**given), theirs(**given)
+        assert list(mine) == list(other)
+        assert len(mine.to_tuple()) == len(other.to_tuple())
+        assert [getattr(mine, name) is None for name in names] == [getattr(other, name) is None for name in names]
+
+
+def test_fields_set_later_stand_in_their_order() -> None:
+    output = outputs.EncodecOutput(audio_values=AUDIO)
+    output.audio_codes = CODES
+    assert list(output) == ["audio_codes", "audio_values"]
+    assert output[0] is CODES
+    output.audio_codes = None  # type: ignore[assignment]
+    assert list(output) == ["audio_values"]
+    assert output.audio_codes is None
 
 
 def test_what_a_model_says_of_itself_is_what_transformers_says() -> None:

@@ -2,16 +2,25 @@
 
 import copy
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from encodec_core import EncodecConfig, EncodecModel
 from encodec_core.training import DiscriminatorSettings, QuantizerSettings, Stage, Trainer, TrainingSettings
 
 CROP_SAMPLES = 960
+WINDOWS = {
+    "normalize": True,
+    "norm_type": "time_group_norm",
+    "use_causal_conv": False,
+    "chunk_length_s": 1.0,
+    "overlap": 0.01,
+}
 EVERY_LOSS = {"waveform_l1": 0.1, "relative_error": 1.0, "mel": 1.0, "adversarial": 3.0, "feature_matching": 3.0}
 
 
@@ -32,7 +41,7 @@ def tiny_model(**changes: Any) -> EncodecModel:
 def settings(*stages: Stage, **changes: object) -> TrainingSettings:
     return TrainingSettings(
         stages=stages,
-        quantizer=QuantizerSettings(dead_code_threshold=0.1, kmeans_iterations=3),
+        quantizer=QuantizerSettings(kmeans_iterations=3),
         discriminator=DiscriminatorSettings(num_filters=2, window_lengths=(256, 128)),
         **changes,  # type: ignore[arg-type]
     )
@@ -92,14 +101,76 @@ class TestLearning:
         assert 3 < drawn.count(n_q) < 17
 
     def test_windows_are_normalised(self) -> None:
-        model = tiny_model(
-            normalize=True, norm_type="time_group_norm", use_causal_conv=False, chunk_length_s=1.0, overlap=0.01
-        )
         trainer = Trainer(
-            model, settings(Stage(name="all", num_updates=1, losses={"relative_error": 1.0}, quantize=False))
+            tiny_model(**WINDOWS),
+            settings(Stage(name="all", num_updates=1, losses={"relative_error": 1.0}, quantize=False)),
         )
         quiet, loud = (trainer._reconstruct(gain * waves(0), trainer.stage, {})[0] for gain in (0.01, 1.0))
         torch.testing.assert_close(100 * quiet, loud, rtol=1e-4, atol=1e-5)
+
+    def test_stereo_in_windows_at_48_khz_takes_part(self) -> None:
+        model = tiny_model(**WINDOWS, sampling_rate=48_000, audio_channels=2, target_bandwidths=[24, 48])
+        recipe = settings(Stage(name="all", num_updates=4, losses=EVERY_LOSS, learning_rate=1e-3, codebook_crops=4))
+        trainer = Trainer(model, recipe)
+        crops = waves(0, channels=2)
+        trainer.fit_codebooks([crops])
+        before = copy.deepcopy(trainer.state_dict())
+        metrics = [trainer.step(crops) for _ in range(4)]
+        assert metrics[-1]["relative_error"] < metrics[0]["relative_error"]
+        assert any("discriminator" in step for step in metrics)
+        unchanged = [
+            name
+            for network in ("model", "discriminator")
+            for name, tensor in trainer.state_dict()[network].items()
+            if torch.equal(tensor, before[network][name])
+        ]
+        # Windows are constants; a bias before a norm over time and channels of one group may have no gradient.
+        assert [name for name in unchanged if not name.endswith(("window", "inited", "bias"))] == []
+
+    def test_left_and_right_are_judged_by_themselves(self) -> None:
+        stage = Stage(name="all", num_updates=1, losses={"adversarial": 1.0, "feature_matching": 1.0})
+        stereo, mono = (Trainer(tiny_model(audio_channels=channels), settings(stage)) for channels in (2, 1))
+        real, fake = (waves(update, channels=2) for update in (0, 1))
+        with torch.no_grad():
+            both = stereo._losses(stage, real, fake)
+            each = mono._losses(stage, real.reshape(-1, 1, CROP_SAMPLES), fake.reshape(-1, 1, CROP_SAMPLES))
+        assert _differences(both, each) == []
+
+
+class TestCodebooks:
+    STAGE = Stage(name="all", num_updates=9, losses={"relative_error": 1.0})
+
+    def test_random_ones_start_from_the_first_batch_that_uses_them(self) -> None:
+        rules = QuantizerSettings(kmeans_iterations=3, dead_code_share=0)
+        recipe = TrainingSettings(stages=(self.STAGE,), quantizer=rules)
+        trainer = Trainer(tiny_model(codebook_size=64, target_bandwidths=[36, 72]), recipe)
+        train(trainer, until=9)
+        with torch.no_grad():
+            farthest = max(float(trainer.model.encoder(waves(update)).norm(dim=1).max()) for update in range(9))
+        for codebook in trainer.model.quantizer.codebooks:
+            assert codebook.inited.item() == 1
+            assert codebook.cluster_size.sum() == pytest.approx(4 * CROP_SAMPLES / 4, rel=0.01)
+            # Averages begun from nothing put entries up to a hundred times beyond the latents.
+            assert codebook.embed.norm(dim=1).max() < 1.5 * farthest
+
+    @pytest.mark.parametrize("has_averages", [True, False])
+    def test_those_of_a_codec_that_is_gone_on_from_stay(self, tmp_path: Path, has_averages: bool) -> None:
+        first = Trainer(tiny_model(codebook_size=16), settings(self.STAGE))
+        train(first, until=9)
+        first.model.save_pretrained(tmp_path)
+        if not has_averages:
+            file = tmp_path / "model.safetensors"
+            left_out = ("inited", "cluster_size", "embed_avg")
+            kept = {name: tensor for name, tensor in load_file(file).items() if not name.endswith(left_out)}
+            save_file(kept, file, metadata={"format": "pt"})
+        model = EncodecModel.from_pretrained(tmp_path)
+        before = [codebook.embed.clone() for codebook in model.quantizer.codebooks]
+        metrics = Trainer(model, settings(self.STAGE)).step(waves(9))
+        assert has_averages or metrics["replaced_entries"] == 0
+        assert metrics["replaced_entries"] < 8
+        for entries, codebook in zip(before, model.quantizer.codebooks, strict=True):
+            moved = (codebook.embed - entries).norm(dim=1)
+            assert moved.median() < 0.1 * entries.norm(dim=1).median()
 
 
 class TestResume:
@@ -141,6 +212,25 @@ class TestRefusals:
     def test_a_loss_of_no_weight_is_named(self) -> None:
         with pytest.raises(ValueError, match=r"losses.mel = 0"):
             Stage(name="all", num_updates=1, losses={"mel": 0.0})
+
+    def test_weights_of_a_trained_codec_are_not_scaled(self) -> None:
+        trainer = Trainer(tiny_model(), settings(Stage(name="all", num_updates=2, losses={"relative_error": 1.0})))
+        trainer.step(waves(0))
+        before = copy.deepcopy(trainer.model.state_dict())
+        with pytest.raises(ValueError, match=r"trained before.*unit_variance_crops to 0"):
+            trainer.scale_weights([waves(1)])
+        assert _differences(before, trainer.model.state_dict()) == []
+
+    def test_a_layout_that_undoes_scaling_is_refused(self) -> None:
+        stage = Stage(name="all", num_updates=1, losses={"relative_error": 1.0})
+        with pytest.raises(ValueError, match="time_group_norm undoes any scaling"):
+            Trainer(tiny_model(**WINDOWS), settings(stage)).scale_weights([waves(0)])
+
+    def test_crops_too_few_for_the_codebooks_are_refused(self) -> None:
+        stage = Stage(name="all", num_updates=1, losses={"relative_error": 1.0}, codebook_crops=1)
+        trainer = Trainer(tiny_model(codebook_size=1024), settings(stage))
+        with pytest.raises(ValueError, match=r"240 latents cannot make 1024 entries; raise the stage's codebook_crops"):
+            trainer.fit_codebooks([waves(0, size=1)])
 
 
 class TestLearningRate:

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from encodec_core.quantization import ResidualVectorQuantizer
-from encodec_core.training import QuantizerSettings, quantize_for_training, reset_codebooks
+from encodec_core.training import QuantizerSettings, adopt_codebooks, quantize_for_training
 from tests.encodec_core.models import meta_package
 
 NUM_CODEBOOKS, NUM_ENTRIES, NUM_CHANNELS = 3, 16, 6
-NO_REPLACEMENT = QuantizerSettings(dead_code_threshold=0)
+NUM_VECTORS = 160
+"""Of a batch of `make_latents`."""
+NO_REPLACEMENT = QuantizerSettings(dead_code_share=0)
 BUFFERS = ("embed", "embed_avg", "cluster_size")
 
 
@@ -23,7 +25,7 @@ def make_quantizer(*, seed: int = 0, fitted: bool = True) -> ResidualVectorQuant
             num_quantizers=NUM_CODEBOOKS, codebook_size=NUM_ENTRIES, num_channels=NUM_CHANNELS, frame_rate=75
         ).double()
     if fitted:
-        reset_codebooks(quantizer)
+        adopt_codebooks(quantizer, num_vectors=NUM_VECTORS)
         quantize_for_training(
             quantizer,
             make_latents(seed=999),
@@ -166,9 +168,9 @@ def test_unused_codebooks_are_left() -> None:
 def test_means_are_a_fixed_point_of_the_averages() -> None:
     """A batch that k-means has fitted moves nothing when it comes again: averages and entries agree from the start."""
     quantizer = make_quantizer(fitted=False)
-    reset_codebooks(quantizer)
+    adopt_codebooks(quantizer, num_vectors=NUM_VECTORS)
     latents = make_latents(seed=1, batch_size=8)
-    quantize(quantizer, latents, n_q=1, settings=QuantizerSettings(dead_code_threshold=0, kmeans_iterations=200))
+    quantize(quantizer, latents, n_q=1, settings=QuantizerSettings(dead_code_share=0, kmeans_iterations=200))
     fitted = quantizer.codebooks[0].embed.clone()
     for _ in range(20):
         quantize(quantizer, latents, n_q=1)
@@ -180,7 +182,7 @@ def test_first_batch_starts_only_codebooks_that_wait() -> None:
     quantizer = make_quantizer()
     quantizer.codebooks[1].inited.zero_()
     started = quantizer.codebooks[0].embed.clone()
-    quantize(quantizer, make_latents(seed=1), settings=QuantizerSettings(dead_code_threshold=0, decay=0.999999))
+    quantize(quantizer, make_latents(seed=1), settings=QuantizerSettings(dead_code_share=0, decay=0.999999))
     assert all(codebook.inited.item() == 1 for codebook in quantizer.codebooks)
     torch.testing.assert_close(quantizer.codebooks[0].embed, started, rtol=0, atol=1e-4)
 
@@ -193,7 +195,7 @@ def with_dead_entries(num_dead: int) -> tuple[ResidualVectorQuantizer, Quantizer
         codebook.embed_avg[:num_dead] = 1e-6
         codebook.cluster_size[:num_dead] = 1e-8
         codebook.cluster_size[num_dead:].clamp_(min=5)
-    return quantizer, QuantizerSettings(dead_code_threshold=1.0)
+    return quantizer, QuantizerSettings(dead_code_share=0.1)
 
 
 def test_dead_entries_move_to_vectors_of_the_batch() -> None:
@@ -228,32 +230,75 @@ def test_a_replaced_entry_stays_and_gets_a_batch_to_find_vectors() -> None:
 
 def test_an_entry_that_finds_nobody_is_replaced_when_its_count_has_decayed() -> None:
     quantizer = make_quantizer()
-    even_share = 160 / NUM_ENTRIES
+    even_share = NUM_VECTORS / NUM_ENTRIES
     codebook = quantizer.codebooks[0]
     codebook.cluster_size.fill_(1000)
     codebook.embed_avg.copy_(codebook.embed * 1000)
     codebook.embed[0] = 100
     codebook.embed_avg[0] = 100 * even_share
     codebook.cluster_size[0] = even_share
-    settings = QuantizerSettings(dead_code_threshold=2.0, decay=0.8)
+    settings = QuantizerSettings(dead_code_share=0.2, decay=0.8)
     replaced = [
         quantize(quantizer, make_latents(seed=index), n_q=1, settings=settings).num_replaced for index in range(8)
     ]
-    num_batches = math.ceil(math.log(2.0 / even_share) / math.log(0.8))
+    num_batches = math.ceil(math.log(settings.dead_code_share) / math.log(settings.decay))
     assert replaced.index(1) == num_batches - 1 == 7
 
 
-def test_a_batch_too_small_for_the_threshold_is_refused_and_changes_nothing() -> None:
-    quantizer = make_quantizer()
-    before = state_of(quantizer)
-    latents = make_latents(seed=1, batch_size=1, num_frames=NUM_ENTRIES)
-    with pytest.raises(ValueError, match="even share of the batch, 1 vectors an entry"):
-        quantize(quantizer, latents, settings=QuantizerSettings(dead_code_threshold=1.0))
-    assert_same_state(state_of(quantizer), before)
+def test_what_is_dead_does_not_depend_on_the_size_of_a_batch() -> None:
+    """A batch that is the small one three times over, on thrice the averages, leaves the same entries."""
+    quantizers = []
+    for times in (1, 3):
+        quantizer, settings = with_dead_entries(5)
+        for codebook in quantizer.codebooks:
+            codebook.cluster_size[5:] = torch.arange(1, 12) / 4  # of an even share of 10, so that some more fall below
+            codebook.cluster_size *= times
+            codebook.embed_avg.copy_(codebook.embed * codebook.cluster_size[:, None])
+        latents = make_latents(seed=1).repeat(times, 1, 1)
+        quantizers.append((quantizer, quantize(quantizer, latents, settings=settings, n_q=1).num_replaced))
+    (small, num_dead_in_small), (large, num_dead_in_large) = quantizers
+    assert 5 < num_dead_in_small < NUM_ENTRIES
+    assert num_dead_in_small == num_dead_in_large
+    counts = [quantizer.codebooks[0].cluster_size for quantizer in (small, large)]
+    torch.testing.assert_close(3 * counts[0], counts[1])
+
+
+class TestAdoptedCodebooks:
+    """What becomes of the codebooks that a codec brings to a training."""
+
+    def test_random_ones_wait_for_k_means(self) -> None:
+        quantizer = make_quantizer(fitted=False)
+        adopt_codebooks(quantizer, num_vectors=NUM_VECTORS)
+        latents = make_latents(seed=1)
+        quantize(quantizer, latents, settings=QuantizerSettings())
+        for codebook in quantizer.codebooks:
+            assert codebook.inited.item() == 1
+            # Averages begun from nothing put entries up to a hundred times beyond the latents.
+            assert codebook.embed.norm(dim=1).max() <= latents.norm(dim=1).max()
+
+    @pytest.mark.parametrize("count", [1.0, 0.01], ids=["none_kept", "small_batches"])
+    def test_those_without_averages_of_such_batches_keep_their_entries(self, count: float) -> None:
+        quantizer = make_quantizer()
+        for codebook in quantizer.codebooks:
+            codebook.cluster_size.fill_(count)
+            codebook.embed_avg.copy_(codebook.embed * count)
+        before = state_of(quantizer)
+        adopt_codebooks(quantizer, num_vectors=10 * NUM_VECTORS)
+        result = quantize(quantizer, make_latents(seed=1, num_frames=400), settings=QuantizerSettings())
+        assert result.num_replaced == 0
+        for level, codebook in enumerate(quantizer.codebooks):
+            moved = (codebook.embed - before[f"layers.{level}.codebook.embed"]).norm(dim=1)
+            assert moved.max() < 0.05 * codebook.embed.norm(dim=1).mean()
+
+    def test_those_with_averages_of_such_batches_stay(self) -> None:
+        quantizer = make_quantizer()
+        before = state_of(quantizer)
+        adopt_codebooks(quantizer, num_vectors=NUM_VECTORS)
+        assert_same_state(state_of(quantizer), before)
 
 
 def test_resumed_equals_uninterrupted() -> None:
-    settings = QuantizerSettings(dead_code_threshold=6.0, decay=0.8)
+    settings = QuantizerSettings(dead_code_share=0.6, decay=0.8)
 
     def run(quantizer: ResidualVectorQuantizer, generator: torch.Generator, batches: range) -> int:
         return sum(
@@ -296,14 +341,22 @@ def test_latents_that_are_not_finite_leave_the_codebooks(value: float) -> None:
 
 
 def test_codebooks_without_entries_are_refused_without_update() -> None:
-    quantizer = make_quantizer()
-    reset_codebooks(quantizer)
+    quantizer = make_quantizer(fitted=False)
+    adopt_codebooks(quantizer, num_vectors=NUM_VECTORS)
     with pytest.raises(ValueError, match="codebook 0 has no entries yet"):
         quantize(quantizer, make_latents(seed=1), update=False)
 
 
 @pytest.mark.parametrize(
-    "setting", [{"decay": 1.0}, {"epsilon": 0.0}, {"dead_code_threshold": -1.0}, {"kmeans_iterations": 0}]
+    "setting",
+    [
+        {"decay": 1.0},
+        {"epsilon": 0.0},
+        {"dead_code_share": -0.1},
+        {"dead_code_share": 1.0},
+        {"dead_code_share": math.nan},
+        {"kmeans_iterations": 0},
+    ],
 )
 def test_settings_without_meaning_are_refused(setting: dict[str, Any]) -> None:
     ((name, value),) = setting.items()

@@ -1,6 +1,8 @@
 """Two ranks on halves of a batch train as one on all of it, and never drift apart."""
 
 import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +10,38 @@ import pytest
 import torch
 from torch import Tensor, distributed
 
+from encodec_core import EncodecConfig, EncodecModel
 from encodec_core.quantization import ResidualVectorQuantizer
-from encodec_core.training import Balancer, QuantizerSettings, quantize_for_training, reset_codebooks
+from encodec_core.training import (
+    Balancer,
+    DiscriminatorSettings,
+    QuantizerSettings,
+    Stage,
+    Trainer,
+    TrainingSettings,
+    quantize_for_training,
+)
+from encodec_core.training.ranks import gather_over_ranks, rows_over_ranks
 
 NUM_RANKS, NUM_BATCHES, N_Q = 2, 4, 2
 SETTINGS = {
-    "averages": QuantizerSettings(dead_code_threshold=0),
-    "replacement": QuantizerSettings(dead_code_threshold=7.0, decay=0.7),
+    "averages": QuantizerSettings(dead_code_share=0),
+    "replacement": QuantizerSettings(dead_code_share=0.7, decay=0.7),
 }
 WEIGHTS = {"near": 1.0, "far": 2.0}
+# Feature matching, which ranks measure against their own audio, comes in a stage of its own.
+JOINT_LOSSES = {"waveform_l1": 0.1, "relative_error": 1.0, "mel": 1.0, "adversarial": 3.0}
+RECIPE = TrainingSettings(
+    stages=(
+        Stage(name="first_batch", num_updates=3, losses=JOINT_LOSSES),
+        Stage(name="fitted", num_updates=3, losses=JOINT_LOSSES, codebook_crops=8),
+        Stage(name="features", num_updates=2, losses={"feature_matching": 1.0}),
+    ),
+    unit_variance_crops=4,
+    quantizer=QuantizerSettings(dead_code_share=0.8, decay=0.7, kmeans_iterations=3),
+    discriminator=DiscriminatorSettings(num_filters=2, window_lengths=(64, 32)),
+)
+NUM_JOINT_UPDATES = 6
 
 
 def make_quantizer() -> ResidualVectorQuantizer:
@@ -39,7 +64,8 @@ def train(part: slice, *, settings: QuantizerSettings, seed: int, start: bool = 
     """Run a few batches, of which this process sees the items of `part`."""
     quantizer, balancer = make_quantizer(), Balancer(WEIGHTS)
     if start:
-        reset_codebooks(quantizer)
+        for codebook in quantizer.codebooks:
+            codebook.inited.zero_()
     generator = torch.Generator().manual_seed(seed)
     num_replaced, gradients, metrics = 0, [], []
     for index in range(NUM_BATCHES):
@@ -58,8 +84,70 @@ def train(part: slice, *, settings: QuantizerSettings, seed: int, start: bool = 
     }
 
 
+def crops(update: int) -> Tensor:
+    generator = torch.Generator().manual_seed(200 + update)
+    hertz = 200 + 3000 * torch.rand(4, 1, 1, generator=generator)
+    return 0.3 * torch.sin(2 * torch.pi * hertz * torch.arange(240) / 24_000)
+
+
+def tiny_model() -> EncodecModel:
+    torch.manual_seed(0)
+    layout: dict[str, Any] = {"num_filters": 2, "hidden_size": 4, "num_lstm_layers": 1, "upsampling_ratios": [3, 2]}
+    return EncodecModel(EncodecConfig(**layout, codebook_size=16, target_bandwidths=[16, 32]))
+
+
+def train_codec(part: slice) -> dict[str, Any]:
+    """Run a recipe with every network and rule of a trainer, of whose crops this process sees those of `part`."""
+    with float64():
+        trainer = Trainer(tiny_model(), RECIPE)
+        trainer.scale_weights([crops(0)[part]])
+        metrics, states = [], []
+        while not trainer.is_done:
+            if trainer.needs_codebooks:
+                trainer.fit_codebooks([crops(update)[part] for update in (trainer.update, trainer.update + 1)])
+            metrics.append(trainer.step(crops(trainer.update)[part]))
+            if trainer.update == NUM_JOINT_UPDATES:
+                states.append({name: tensor.clone() for name, tensor in networks(trainer).items()})
+        return {"joint": states[0], "end": networks(trainer), "metrics": metrics}
+
+
+def go_on_from_a_codec(part: slice) -> dict[str, Tensor]:
+    """Return the codebooks after one update of a codec that came without averages."""
+    with float64():
+        model = tiny_model()
+        for codebook in model.quantizer.codebooks:
+            codebook.cluster_size.fill_(1)
+        trainer = Trainer(model, RECIPE)
+        trainer.step(crops(0)[part])
+        return {name: tensor for name, tensor in networks(trainer).items() if "codebook" in name}
+
+
+def networks(trainer: Trainer) -> dict[str, Tensor]:
+    state = trainer.state_dict()
+    return {
+        f"{network}.{name}": tensor for network in ("model", "discriminator") for name, tensor in state[network].items()
+    }
+
+
+@contextmanager
+def float64() -> Iterator[None]:
+    """Make networks and audio float64, so that only rounding of no account tells a split batch from a whole one."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.set_default_dtype(default)
+
+
+def exchanges(rank: int) -> dict[str, Tensor]:
+    own = torch.arange(6).view(3, 2) + 100 * rank
+    return {"gathered": gather_over_ranks(own), "rows": rows_over_ranks(own, torch.tensor([5, 0, 3]))}
+
+
 def refusals(rank: int) -> dict[str, str]:
-    """Return what a rank says when only the other one errs, instead of waiting for it for ever."""
+    """Return what a rank says where only one can tell that something is wrong, instead of waiting for ever."""
     messages = {}
     quantizer, latents = make_quantizer(), joint_batch(0)
     try:
@@ -68,6 +156,13 @@ def refusals(rank: int) -> dict[str, str]:
         )
     except ValueError as error:
         messages["n_q"] = str(error)
+    quantizer.codebooks[0].inited.zero_()
+    try:
+        quantize_for_training(
+            quantizer, latents[:1, :, :3], n_q=1, settings=SETTINGS["averages"], generator=torch.Generator()
+        )
+    except ValueError as error:
+        messages["start"] = str(error)
     leaf = latents.clone().requires_grad_()
     loss = leaf.sum() * (float("nan") if rank == 1 else 1.0)
     try:
@@ -86,6 +181,9 @@ def run_rank(rank: int, folder: Path) -> None:
     results: dict[str, Any] = {name: train(part, settings=settings, seed=rank) for name, settings in SETTINGS.items()}
     results["start"] = train(part, settings=SETTINGS["averages"], seed=rank, start=True)
     results["refusals"] = refusals(rank)
+    results["codec"] = train_codec(part)
+    results["gone_on_from"] = go_on_from_a_codec(part)
+    results["exchanges"] = exchanges(rank)
     torch.save(results, folder / f"{rank}.pt")
     distributed.destroy_process_group()
 
@@ -99,7 +197,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(timeout=120)
+        process.join(timeout=180)
     exit_codes = [process.exitcode for process in processes]
     for process in processes:
         process.kill()
@@ -107,10 +205,38 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt") for rank in range(NUM_RANKS)]
 
 
-def test_codebooks_follow_the_joint_batch(ranks: list[dict[str, Any]]) -> None:
-    alone = train(slice(None), settings=SETTINGS["averages"], seed=0)
-    for name, expected in alone["state"].items():
-        torch.testing.assert_close(ranks[0]["averages"]["state"][name], expected)
+@pytest.mark.parametrize("case", ["averages", "replacement", "start"])
+def test_codebooks_follow_the_joint_batch(ranks: list[dict[str, Any]], case: str) -> None:
+    settings = SETTINGS.get(case, SETTINGS["averages"])
+    alone = train(slice(None), settings=settings, seed=0, start=case == "start")
+    assert ranks[0][case]["num_replaced"] == alone["num_replaced"]
+    torch.testing.assert_close(dict(ranks[0][case]["state"]), dict(alone["state"]))
+
+
+def test_a_codec_learns_from_a_split_batch_what_it_learns_from_a_whole_one(ranks: list[dict[str, Any]]) -> None:
+    alone = train_codec(slice(None))
+    for results in ranks:
+        torch.testing.assert_close(results["codec"]["joint"], alone["joint"])
+    replaced = [metrics["replaced_entries"] for metrics in alone["metrics"]]
+    assert sum(replaced) > 0
+    assert [metrics["replaced_entries"] for metrics in ranks[0]["codec"]["metrics"]][:6] == replaced[:6]
+    assert 0 < sum("discriminator" in metrics for metrics in alone["metrics"]) < len(alone["metrics"])
+
+
+def test_codebooks_that_a_codec_brings_are_taken_over_for_the_joint_batch(ranks: list[dict[str, Any]]) -> None:
+    torch.testing.assert_close(ranks[0]["gone_on_from"], go_on_from_a_codec(slice(None)))
+
+
+def test_ranks_keep_equal_networks(ranks: list[dict[str, Any]]) -> None:
+    first, second = (results["codec"]["end"] for results in ranks)
+    assert [name for name, tensor in first.items() if not torch.equal(tensor, second[name])] == []
+
+
+def test_rows_are_those_of_all_ranks_in_their_order(ranks: list[dict[str, Any]]) -> None:
+    joint = torch.cat([torch.arange(6).view(3, 2), 100 + torch.arange(6).view(3, 2)])
+    for results in ranks:
+        assert torch.equal(results["exchanges"]["gathered"], joint)
+        assert torch.equal(results["exchanges"]["rows"], joint[[5, 0, 3]])
 
 
 @pytest.mark.parametrize("case", ["averages", "replacement", "start"])
@@ -143,6 +269,11 @@ def test_gradients_are_balanced_over_the_joint_batch(ranks: list[dict[str, Any]]
 
 def test_ranks_keep_equal_averages(ranks: list[dict[str, Any]]) -> None:
     assert ranks[0]["averages"]["balancer"] == ranks[1]["averages"]["balancer"]
+
+
+def test_a_batch_too_small_for_k_means_is_refused_by_every_rank(ranks: list[dict[str, Any]]) -> None:
+    for results in ranks:
+        assert "6 vectors cannot start a codebook of 8 entries" in results["refusals"]["start"]
 
 
 def test_what_one_rank_does_wrong_every_rank_refuses(ranks: list[dict[str, Any]]) -> None:

@@ -63,32 +63,11 @@ def test_soxr_in_blocks_is_soxr_at_once(a: int, b: int, length: int, cuts: list[
     )
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.sampled_from([*RATES, 44101]), st.sampled_from(RATES), lengths, cut_lists, st.integers(1, 2))
-def test_the_reference_in_blocks_is_the_reference_at_once(
-    a: int, b: int, length: int, cuts: list[int], channels: int
-) -> None:
-    if a == b:
-        return
-    waveform = speechlike(length, channels=channels)
-    at_once = stream(ReferenceResampler(source_rate=a, target_rate=b, channels=channels), waveform, [])
-    streamed = stream(ReferenceResampler(source_rate=a, target_rate=b, channels=channels), waveform, cuts)
-    np.testing.assert_array_equal(streamed, at_once)
-    assert (
-        len(at_once) == math.ceil(length * b / a) == resampled_length("reference", length, source_rate=a, target_rate=b)
-    )
-
-
-@pytest.mark.parametrize(("a", "b"), [(44100, 24000), (8000, 24000), (48000, 24000), (22050, 48000), (16000, 32000)])
-def test_the_reference_is_its_formula(a: int, b: int) -> None:
-    """Against the interpolation formula, written out for each output sample in double precision."""
-    waveform = speechlike(500)
-    made = stream(ReferenceResampler(source_rate=a, target_rate=b, channels=1), waveform, [])[:, 0]
-    cutoff = min(a, b) * 0.99  # in Hz, twice the highest frequency that passes
-    for output in range(len(made)):
-        distance = (np.arange(len(waveform)) / a - output / b) * cutoff
-        kernel = np.where(np.abs(distance) < 6, np.sinc(distance) * np.cos(np.pi * distance / 12) ** 2, 0) * cutoff / a
-        assert made[output] == pytest.approx(float(kernel @ waveform[:, 0].astype(np.float64)), abs=3e-7)
+@pytest.mark.parametrize(("a", "b"), [(44100, 24000), (8000, 24000), (44101, 16000)])
+@pytest.mark.parametrize("length", [1, 40, 4001])
+def test_lengths_of_the_reference_are_foretold(a: int, b: int, length: int) -> None:
+    made = stream(ReferenceResampler(source_rate=a, target_rate=b, channels=1), speechlike(length), [])
+    assert len(made) == resampled_length("reference", length, source_rate=a, target_rate=b)
 
 
 @pytest.mark.parametrize("container", ["WAV", "FLAC"])

@@ -95,7 +95,16 @@ def _add_model_flag(parser: argparse.ArgumentParser) -> None:
 def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="the training file (YAML)")
     parser.add_argument("--output", metavar="FOLDER", help="replaces the file's `output`")
-    parser.add_argument("--max-updates", metavar="N", type=int, help="stop once N updates are done in all; resumable")
+    parser.add_argument(
+        "--max-updates", metavar="N", type=_positive, help="stop once N updates are done in all; resumable"
+    )
+
+
+def _positive(word: str) -> int:
+    number = int(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not above 0")
+    return number
 
 
 def _add_no_arguments(_: argparse.ArgumentParser) -> None:
@@ -222,11 +231,14 @@ def _train_codec(arguments: argparse.Namespace) -> int:
     try:
         with _sigterm_as_interrupt():
             result = train_codec(job, say=_say, max_updates=arguments.max_updates)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # before the first update, or a second time
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return EXIT_STOPPED
+    if not result.is_done:
+        print(f"stopped after update {result.updates}; the same command goes on from there", file=sys.stderr)
+        return EXIT_STOPPED
     print(f"{result.updates} updates are done; the codec is {result.output / 'model'}")
-    return EXIT_DONE if result.is_done else EXIT_STOPPED
+    return EXIT_DONE
 
 
 def _train_lm(arguments: argparse.Namespace) -> int:

@@ -1,5 +1,6 @@
 """The file of a training run, one frozen pydantic tree."""
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -11,6 +12,9 @@ from tokenizer_jobs.config import SourceConfig
 from tokenizer_jobs.yaml_files import Frozen
 
 __all__ = ["AudioSource", "TrainingAudio", "TrainingJob", "TrainingRuntime"]
+
+MAX_GAIN_DB = 120
+"""Beyond it a gain is a slip of the pen, and its power of ten no longer a number."""
 
 
 class AudioSource(Frozen):
@@ -33,9 +37,9 @@ class TrainingAudio(Frozen):
     crop_seconds: float = Field(default=1.0, gt=0)
     """Length of a crop; for a codec with windows, at most one window."""
     batch_size: int = Field(default=8, gt=0)
-    """Crops in one update of one process."""
+    """Crops in one update, shared evenly between the processes."""
     gain_db: tuple[float, float] = (-10.0, 6.0)
-    """Bounds of the random gain; crops that clip are drawn again."""
+    """Bounds of the random gain, the lower one first; crops that clip are drawn again."""
     min_rms_db: float = Field(default=-60.0, lt=0)
     """Quieter crops are drawn again."""
     mix_probabilities: tuple[float, ...] = (0.64, 0.24, 0.12)
@@ -47,6 +51,16 @@ class TrainingAudio(Frozen):
             raise ValueError(f"mix_probabilities = {self.mix_probabilities} must be chances that sum to 1")
         return self
 
+    @field_validator("gain_db")
+    @classmethod
+    def _bounds_are_in_order(cls, value: tuple[float, float]) -> tuple[float, float]:
+        lowest, highest = value
+        if not -MAX_GAIN_DB <= lowest <= highest <= MAX_GAIN_DB:
+            raise ValueError(
+                f"expected the lower bound, then the upper one, each within {MAX_GAIN_DB} dB of 0, such as [-10, 6]"
+            )
+        return value
+
 
 class TrainingRuntime(Frozen):
     """Where and how often; it does not change what is learned."""
@@ -54,7 +68,7 @@ class TrainingRuntime(Frozen):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: every GPU, else the CPU."""
     num_processes: Literal["auto"] | Annotated[int, Field(gt=0)] = "auto"
-    """Processes that train together; each adds a batch to every update. auto: one for each GPU, else one."""
+    """Processes that share the crops of every update. auto: one for each GPU, else one."""
     threads: int = Field(default=1, gt=0)
     """Of torch, in each process."""
     checkpoint_minutes: float = Field(default=10.0, gt=0)
@@ -92,3 +106,33 @@ class TrainingJob(TrainingFile):
         if self.start_from is not None and self.model:
             raise ValueError("model and start_from are both given; a codec that is gone on from brings its own layout")
         return self
+
+    def changes_since(self, earlier: Self, *, num_updates: int) -> list[str]:
+        """As for every training; but what has not begun may change.
+
+        That is everything before the first update, and later stages. The last stage that has begun may end later, or
+        sooner, unless its learning rate falls towards its end: it would have fallen otherwise.
+        """
+        if num_updates == 0:
+            return []
+        changed = super().changes_since(earlier, num_updates=num_updates)
+        goes_on = _goes_on(self.training, earlier.training, num_updates=num_updates)
+        return [key for key in changed if key != "training" or not goes_on]
+
+
+def _goes_on(settings: TrainingSettings, earlier: TrainingSettings, *, num_updates: int) -> bool:
+    """Whether two recipes are one in their first updates."""
+    if replace(settings, stages=earlier.stages) != earlier:
+        return False
+    left = num_updates
+    for number, begun in enumerate(earlier.stages):
+        if left <= 0:
+            break
+        if number >= len(settings.stages):
+            return False
+        stage = settings.stages[number]
+        may_differ_in_length = begun.final_learning_rate is None and left <= min(begun.num_updates, stage.num_updates)
+        if stage != begun and not (may_differ_in_length and replace(stage, num_updates=begun.num_updates) == begun):
+            return False
+        left -= begun.num_updates
+    return True

@@ -93,8 +93,8 @@ class Crops:
             if np.abs(crop).max() <= 1 and np.sqrt(np.mean(crop**2)) >= lowest_rms:
                 return crop
         raise ConfigError(
-            f"{MAX_DRAWS} crops in a row were silent or clipped; lower data.min_rms_db "
-            f"({self._rules.min_rms_db}) or data.gain_db {self._rules.gain_db}, or look at the audio"
+            f"{MAX_DRAWS} crops in a row were silent or clipped; lower audio.min_rms_db "
+            f"({self._rules.min_rms_db}) or audio.gain_db {self._rules.gain_db}, or look at the audio"
         )
 
     def _part(self, random: np.random.Generator) -> npt.NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 OUTPUT/
   job.json            what was asked for; another recipe is refused
+  lock                of the run that is at work here
   waveforms/          decoded audio, one folder for each source
   checkpoint.pt       everything the next update depends on
   curves.jsonl        one line for each point; tensorboard/ shows the same, with audio
@@ -9,31 +10,31 @@ OUTPUT/
   model/              the codec, as `EncodecModel.from_pretrained` loads it
 """
 
-import shutil
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, distributed
-from torch.multiprocessing.spawn import spawn
 
 from encodec_core import EncodecConfig, EncodecModel
-from encodec_core.training import Trainer, evaluate
-from encodec_core.training.ranks import num_ranks, rank
+from encodec_core.training import Trainer, check_recipe
+from encodec_core.training.ranks import rank
+from tokenizer_jobs.codec_training.checkpoints import MODEL, load_checkpoint, save_model, updates_done
 from tokenizer_jobs.codec_training.config import TrainingJob
 from tokenizer_jobs.codec_training.crops import CropRules, Crops
 from tokenizer_jobs.codec_training.curves import Curves
-from tokenizer_jobs.codec_training.held_out import SplitAudio, held_out_clips, split
-from tokenizer_jobs.codec_training.training_file import claim
-from tokenizer_jobs.codec_training.waveforms import Waveforms, decode_waveforms
+from tokenizer_jobs.codec_training.decoding import decode_waveforms
+from tokenizer_jobs.codec_training.held_out import SplitAudio, split
+from tokenizer_jobs.codec_training.interruption import stop_on_signals
+from tokenizer_jobs.codec_training.ranks import run_ranks
+from tokenizer_jobs.codec_training.sitting import Sitting
+from tokenizer_jobs.codec_training.training_file import claim, held
+from tokenizer_jobs.codec_training.waveforms import open_waveforms
 from tokenizer_jobs.errors import ConfigError
 
 __all__ = ["TrainingResult", "train_codec"]
-
-CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,7 @@ class TrainingResult:
 
     output: Path
     updates: int
-    """Done in all, earlier sittings included."""
+    """Done in all, earlier sittings included, and kept in the checkpoint."""
     is_done: bool
     """False where it was stopped before its recipe's end."""
 
@@ -52,25 +53,36 @@ def train_codec(
 ) -> TrainingResult:
     """Train a codec, or go on where an earlier call of the same job stopped.
 
+    SIGINT and SIGTERM end the training after the update at hand, with a checkpoint; a second one ends it at once.
+
     Args:
         job: what to train, on what.
         say: gets one line now and then.
         max_updates: stop once this many updates are done in all; None: when the recipe is done.
 
     Raises:
-        ConfigError: the output holds another job's training, or the job cannot be done here.
+        ConfigError: the output holds another job's training, or another run is at work there; or the job cannot be
+            done here.
+        KeyboardInterrupt: interrupted before training began, or twice; the next call goes on from the last checkpoint.
     """
+    if max_updates is not None and max_updates < 1:
+        raise ConfigError(f"max_updates = {max_updates}; expected at least 1, or None for the whole recipe")
     output = Path(job.output)
-    claim(output, job)
-    _decode_all(job, say=say)
-    device, num_processes = _placement(job)
-    if num_processes == 1:
-        _train(job, device=device, say=say, max_updates=max_updates)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            arguments = (job, device, num_processes, f"file://{folder}/rendezvous", max_updates)
-            spawn(_train_rank, args=arguments, nprocs=num_processes)  # type: ignore[no-untyped-call]
-    updates = int(torch.load(output / CHECKPOINT, weights_only=True)["update"])
+    device, num_ranks = _placement(job)
+    config = _starting_model(job).config
+    _check(job, config)
+    with held(output, say=say):
+        claim(output, job)
+        _decode(job, config, say=say)
+        _crops(job, _open(job)).crop(0)
+        last_update = min(job.training.num_updates, max_updates or job.training.num_updates)
+        work = partial(_train, job, last_update=last_update)
+        with stop_on_signals() as stop:
+            if num_ranks == 1:
+                work(device=device, say=say, stop=stop)
+            else:
+                run_ranks(work, device=device, num_ranks=num_ranks, say=say, stop=stop)
+        updates = updates_done(output)
     return TrainingResult(output=output, updates=updates, is_done=updates >= job.training.num_updates)
 
 
@@ -88,107 +100,42 @@ def _starting_model(job: TrainingJob) -> EncodecModel:
         raise ConfigError(f"model = {job.model} is no layout of a codec: {error}") from error
 
 
-def _decode_all(job: TrainingJob, *, say: Callable[[str], None]) -> None:
-    config = _starting_model(job).config
-    for name in job.audio.sources:
-        start = time.monotonic()
-        waveforms = _waveforms(job, name, config)
-        hours = len(waveforms.samples) / config.sampling_rate / 3600
-        say(f"{name}: {len(waveforms.recordings)} recordings, {hours:.2f} h, in {time.monotonic() - start:.0f} s")
-
-
-def _waveforms(job: TrainingJob, name: str, config: EncodecConfig) -> Waveforms:
-    return decode_waveforms(
-        Path(job.output) / "waveforms" / name,
-        source=job.audio.sources[name].source,
-        sample_rate=config.sampling_rate,
-        channels=config.audio_channels,
-    )
-
-
-def _placement(job: TrainingJob) -> tuple[str, int]:
-    """Return the kind of device and the number of processes."""
-    has_gpu = torch.cuda.is_available()
-    if job.runtime.device == "cuda" and not has_gpu:
-        raise ConfigError("runtime.device = cuda, and torch sees no GPU; `tokenizer-jobs doctor` says why")
-    device = "cuda" if has_gpu and job.runtime.device != "cpu" else "cpu"
-    available = torch.cuda.device_count() if device == "cuda" else 1
-    num_processes = available if job.runtime.num_processes == "auto" else job.runtime.num_processes
-    if device == "cuda" and num_processes > available:
-        raise ConfigError(f"runtime.num_processes = {num_processes}, and there are {available} GPUs; lower it")
-    return device, num_processes
-
-
-def _train_rank(
-    rank: int, job: TrainingJob, device: str, num_processes: int, rendezvous: str, max_updates: int | None
-) -> None:
-    distributed.init_process_group(
-        "nccl" if device == "cuda" else "gloo", init_method=rendezvous, rank=rank, world_size=num_processes
-    )
+def _check(job: TrainingJob, config: EncodecConfig) -> None:
+    """Refuse, before hours of decoding, what could only fail after them."""
     try:
-        place = f"{device}:{rank}" if device == "cuda" else device
-        _train(job, device=place, say=print if rank == 0 else _say_nothing, max_updates=max_updates)
-    finally:
-        distributed.destroy_process_group()
+        check_recipe(
+            job.training,
+            config,
+            crop_samples=round(job.audio.crop_seconds * config.sampling_rate),
+            batch_size=job.audio.batch_size,
+            is_trained=job.start_from is not None,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
-def _say_nothing(_: str) -> None:
-    """Let the first rank speak."""
+def _decode(job: TrainingJob, config: EncodecConfig, *, say: Callable[[str], None]) -> None:
+    for name, source in job.audio.sources.items():
+        decode_waveforms(
+            _folder(job, name),
+            source=source.source,
+            sample_rate=config.sampling_rate,
+            channels=config.audio_channels,
+            say=say,
+        )
 
 
-def _train(job: TrainingJob, *, device: str, say: Callable[[str], None], max_updates: int | None) -> None:
-    """Train in this process, as the one rank or as one of several."""
-    torch.set_num_threads(job.runtime.threads)
-    output = Path(job.output)
-    model = _starting_model(job)
-    audio = {name: split(_waveforms(job, name, model.config), source) for name, source in job.audio.sources.items()}
-    trainer = Trainer(model, job.training, device=device)
-    if (output / CHECKPOINT).exists():
-        trainer.load_state_dict(torch.load(output / CHECKPOINT, map_location="cpu", weights_only=True))
-        say(f"going on after {trainer.update} updates")
-    crops = _crops(job, audio, sample_rate=model.config.sampling_rate)
-    last_update = min(job.training.num_updates, max_updates or job.training.num_updates)
-    with Curves(output, is_kept=rank() == 0, updates_per_point=job.runtime.log_updates) as curves:
-        _loop(job, trainer, crops=crops, audio=audio, curves=curves, last_update=last_update, say=say)
+def _folder(job: TrainingJob, name: str) -> Path:
+    return Path(job.output) / "waveforms" / name
 
 
-def _loop(
-    job: TrainingJob,
-    trainer: Trainer,
-    *,
-    crops: Crops,
-    audio: Mapping[str, SplitAudio],
-    curves: Curves,
-    last_update: int,
-    say: Callable[[str], None],
-) -> None:
-    def batch(update: int) -> Tensor:
-        return crops.batch(update, size=job.audio.batch_size, rank=rank(), num_ranks=num_ranks())
-
-    def batches(num_crops: int) -> Iterator[Tensor]:
-        for offset in range(-(-num_crops // job.audio.batch_size)):
-            yield batch(trainer.update + offset)
-
-    if trainer.update == 0 and job.training.unit_variance_crops:
-        trainer.scale_weights(batches(job.training.unit_variance_crops))
-    saved_at = time.monotonic()
-    while trainer.update < last_update:
-        if trainer.needs_codebooks:
-            say(f"stage {trainer.stage.name}: fitting codebooks")
-            trainer.fit_codebooks(batches(trainer.stage.codebook_crops))
-        metrics = trainer.step(batch(trainer.update))
-        line = curves.add(trainer.update, metrics)
-        if line is not None:
-            say(line)
-        is_last = trainer.update == last_update
-        if is_last or trainer.update % job.runtime.evaluation_updates == 0:
-            _evaluate(job, trainer, audio=audio, curves=curves, say=say)
-        if is_last or time.monotonic() - saved_at > 60 * job.runtime.checkpoint_minutes:
-            _save(Path(job.output), trainer)
-            saved_at = time.monotonic()
+def _open(job: TrainingJob) -> dict[str, SplitAudio]:
+    sources = job.audio.sources
+    return split({name: (open_waveforms(_folder(job, name)), source) for name, source in sources.items()})
 
 
-def _crops(job: TrainingJob, audio: Mapping[str, SplitAudio], *, sample_rate: int) -> Crops:
+def _crops(job: TrainingJob, audio: Mapping[str, SplitAudio]) -> Crops:
+    (sample_rate,) = {split_audio.waveforms.sample_rate for split_audio in audio.values()}
     rules = CropRules(
         num_samples=round(job.audio.crop_seconds * sample_rate),
         gain_db=job.audio.gain_db,
@@ -203,32 +150,47 @@ def _crops(job: TrainingJob, audio: Mapping[str, SplitAudio], *, sample_rate: in
     )
 
 
-def _evaluate(
-    job: TrainingJob,
-    trainer: Trainer,
-    *,
-    audio: Mapping[str, SplitAudio],
-    curves: Curves,
-    say: Callable[[str], None],
+def _placement(job: TrainingJob) -> tuple[str, int]:
+    """Return the kind of device and the number of processes."""
+    has_gpu = torch.cuda.is_available()
+    if job.runtime.device == "cuda" and not has_gpu:
+        raise ConfigError("runtime.device = cuda, and torch sees no GPU; `tokenizer-jobs doctor` says why")
+    device = "cuda" if has_gpu and job.runtime.device != "cpu" else "cpu"
+    available = torch.cuda.device_count() if device == "cuda" else 1
+    num_ranks = available if job.runtime.num_processes == "auto" else job.runtime.num_processes
+    if device == "cuda" and num_ranks > available:
+        raise ConfigError(f"runtime.num_processes = {num_ranks}, and there are {available} GPUs; lower it")
+    if job.audio.batch_size % num_ranks:
+        choices = [count for count in range(1, num_ranks) if job.audio.batch_size % count == 0]
+        raise ConfigError(
+            f"audio.batch_size = {job.audio.batch_size} cannot be shared evenly by {num_ranks} processes; set "
+            f"runtime.num_processes to one of {', '.join(map(str, choices))}, which changes nothing that is learned"
+        )
+    return device, num_ranks
+
+
+def _train(
+    job: TrainingJob, *, last_update: int, device: str, say: Callable[[str], None], stop: threading.Event
 ) -> None:
-    if rank() != 0:
-        return
-    for name, split_audio in audio.items():
-        recordings = split_audio.held_out[: job.runtime.evaluation_recordings]
-        if recordings:
-            clips = held_out_clips(split_audio, recordings, sample_rate=trainer.model.config.sampling_rate)
-            result = evaluate(trainer.model, clips, device=str(trainer.device))
-            say(curves.add_evaluation(trainer.update, name, result))
-            curves.add_audio(trainer.update, name, trainer.model, clips[0])
-
-
-def _save(output: Path, trainer: Trainer) -> None:
-    if rank() != 0:
-        return
-    staged = output / f"{CHECKPOINT}.staged"
-    torch.save(trainer.state_dict(), staged)
-    trainer.model.save_pretrained(output / "model.staged")
-    # A crash between the next lines leaves the older checkpoint, or a newer one beside an older model: both are whole.
-    staged.replace(output / CHECKPOINT)
-    shutil.rmtree(output / "model", ignore_errors=True)
-    (output / "model.staged").replace(output / "model")
+    """Train in this process, as the one rank or as one of several."""
+    torch.set_num_threads(job.runtime.threads)
+    output = Path(job.output)
+    audio = _open(job)
+    trainer = Trainer(_starting_model(job), job.training, device=device)
+    checkpoint = load_checkpoint(output)
+    if checkpoint is not None:
+        trainer.load_state_dict(checkpoint)
+        say(f"going on after {trainer.update} updates")
+        if rank() == 0 and not (output / MODEL).exists():  # the last sitting ended while the codec was published
+            save_model(output, trainer)
+    curves = Curves(
+        output,
+        is_kept=rank() == 0,
+        updates_per_point=job.runtime.log_updates,
+        num_updates=job.training.num_updates,
+        update=trainer.update,
+    )
+    with curves:
+        Sitting(job, trainer, crops=_crops(job, audio), audio=audio, curves=curves, say=say).run(
+            last_update=last_update, stop=stop
+        )

@@ -61,7 +61,14 @@ def train_language_model(
         trainer.load_state_dict(torch.load(output / CHECKPOINT, map_location="cpu", weights_only=True))
         say(f"going on after {trainer.update} updates")
     last_update = min(job.training.num_updates, max_updates or job.training.num_updates)
-    with Curves(output, is_kept=True, updates_per_point=job.runtime.log_updates) as curves:
+    curves = Curves(
+        output,
+        is_kept=True,
+        updates_per_point=job.runtime.log_updates,
+        num_updates=job.training.num_updates,
+        update=trainer.update,
+    )
+    with curves:
         _loop(job, trainer, codes=codes, curves=curves, last_update=last_update, say=say)
     return TrainingResult(output=output, updates=trainer.update, is_done=trainer.is_done)
 

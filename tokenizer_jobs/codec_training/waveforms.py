@@ -2,30 +2,24 @@
 
 WAVEFORMS/
   samples.i16     item after item, [n, C] each, little-endian
-  index.json      written last: what was decoded, and where each item lies
+  index.json      written last: what was decoded, where each recording lies, and what could not be decoded
 """
 
-import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tokenizer_jobs.config import SourceConfig
-from tokenizer_jobs.decode import AudioTarget, decode_items
-from tokenizer_jobs.errors import ConfigError
-from tokenizer_jobs.records import DecodedItem, Item
-from tokenizer_jobs.sources import Source, make_source
+from tokenizer_jobs.errors import IntegrityError
 
-__all__ = ["Recording", "Waveforms", "decode_waveforms"]
+__all__ = ["FULL_SCALE", "INDEX", "SAMPLES", "Recording", "Undecoded", "Waveforms", "open_waveforms"]
 
+SAMPLES, INDEX = "samples.i16", "index.json"
 FULL_SCALE = 32767
-READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +36,32 @@ class Recording:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Undecoded:
+    """One item of a source that is no recording."""
+
+    id: str
+    reason: str
+    """Of `RejectReason`."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Waveforms:
     """The decoded audio of one source."""
 
     samples: npt.NDArray[np.int16]
     """[n, C], memory-mapped."""
+    sample_rate: int
+    """In Hz."""
     recordings: tuple[Recording, ...]
+    undecoded: tuple[Undecoded, ...]
+    num_copies: int
+    """Items that were left out because they hold the same bytes as a recording."""
+
+    @property
+    def hours(self) -> float:
+        """Of all recordings."""
+        return len(self.samples) / self.sample_rate / 3600
 
     def crop(self, recording: Recording, *, start: int, num_samples: int) -> npt.NDArray[np.float32]:
         """Float32 [C, num_samples] in [-1, 1], from sample `start` of a recording; zeros beyond its end."""
@@ -57,58 +71,27 @@ class Waveforms:
         return np.pad(present, ((0, 0), (0, num_samples - num_present)))
 
 
-def decode_waveforms(folder: Path, *, source: SourceConfig, sample_rate: int, channels: int) -> Waveforms:
-    """Decode a source into `folder`, or open what an earlier call left there.
-
-    Copies of a recording are kept once; items that cannot be decoded are left out.
+def open_waveforms(folder: Path) -> Waveforms:
+    """Open decoded audio; changes nothing.
 
     Raises:
-        ConfigError: the source holds no audio.
+        FileNotFoundError: there is none.
+        IntegrityError: the samples are not as many as the index says.
     """
-    origin = {"source": source.model_dump(mode="json"), "sample_rate": sample_rate, "channels": channels}
-    index = folder / "index.json"
-    if not index.exists() or json.loads(index.read_text())["origin"] != origin:
-        target = AudioTarget(sample_rate=sample_rate, channels=channels)
-        _decode(folder, make_source(source), target=target, origin=origin)
-    recordings = tuple(Recording(**fields) for fields in json.loads(index.read_text())["recordings"])
-    if not recordings:
-        raise ConfigError(f"no recording of {origin['source']} could be decoded; `tokenizer-jobs plan` says why")
-    samples = np.memmap(folder / "samples.i16", dtype="<i2", mode="r").reshape(-1, channels)
-    return Waveforms(samples=samples, recordings=recordings)
-
-
-def _decode(folder: Path, source: Source, *, target: AudioTarget, origin: dict[str, object]) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    with (folder / "samples.i16").open("wb") as file:
-        recordings = list(_append(file.fileno(), source, target=target))
-    content = {"origin": origin, "recordings": [asdict(recording) for recording in recordings]}
-    staged = folder / "index.json.staged"
-    staged.write_text(json.dumps(content, indent=1))
-    # A crash before this line leaves a folder without index, which the next call decodes anew.
-    staged.replace(folder / "index.json")
-
-
-def _append(file: int, source: Source, *, target: AudioTarget) -> Iterator[Recording]:
-    start, seen = 0, set()
-    for item in source.list().items:
-        (decoded,) = decode_items([(0, item)], source=source, target=target)
-        if not isinstance(decoded, DecodedItem):
-            continue
-        sha256 = _content_sha256(source, item)
-        if sha256 in seen:
-            continue
-        seen.add(sha256)
-        waveform = np.clip(decoded.float_waveform(), -1, 1)
-        os.write(file, np.ascontiguousarray((waveform * FULL_SCALE).round().astype("<i2").T).tobytes())
-        num_samples = decoded.facts.num_samples
-        yield Recording(id=item.id, content_sha256=sha256, start=start, num_samples=num_samples)
-        start += num_samples
-
-
-def _content_sha256(source: Source, item: Item) -> str:
-    digest = hashlib.sha256()
-    with source.open(item) as file:
-        while block := file.read(READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+    index: Mapping[str, Any] = json.loads((folder / INDEX).read_text())
+    recordings = tuple(Recording(**fields) for fields in index["recordings"])
+    channels = int(index["origin"]["channels"])
+    expected = sum(recording.num_samples for recording in recordings) * channels * np.dtype("<i2").itemsize
+    found = (folder / SAMPLES).stat().st_size
+    if found != expected:
+        raise IntegrityError(
+            f"{folder / SAMPLES} holds {found} bytes, its index says {expected}; remove {folder} to decode the audio "
+            "again"
+        )
+    return Waveforms(
+        samples=np.memmap(folder / SAMPLES, dtype="<i2", mode="r").reshape(-1, channels),
+        sample_rate=int(index["origin"]["sample_rate"]),
+        recordings=recordings,
+        undecoded=tuple(Undecoded(**fields) for fields in index.get("undecoded", ())),
+        num_copies=index.get("num_copies", 0),
+    )
