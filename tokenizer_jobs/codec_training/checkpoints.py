@@ -1,17 +1,16 @@
-"""What training leaves for its next sitting and for the world: a checkpoint, and the codec in a folder of its own."""
+"""What training leaves for its next sitting and for the world: a checkpoint, and the model in a folder of its own."""
 
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from encodec_core.training import Trainer
+__all__ = ["load_checkpoint", "publish_folder", "save", "save_model", "updates_done"]
 
-__all__ = ["MODEL", "load_checkpoint", "publish_folder", "save", "save_model", "updates_done"]
-
-CHECKPOINT, MODEL = "checkpoint.pt", "model"
+CHECKPOINT = "checkpoint.pt"
 
 
 def updates_done(output: Path) -> int:
@@ -31,27 +30,33 @@ def load_checkpoint(output: Path) -> dict[str, Any] | None:
     return state
 
 
-def save(output: Path, trainer: Trainer) -> None:
-    """Publish the codec as it is now, then the checkpoint.
+def save(output: Path, state: Mapping[str, Any], *, model: Path, write: Callable[[Path], None]) -> None:
+    """Publish the model as it is now, then the checkpoint.
 
-    Crash points: before the codec is published both are the older ones. In the middle of it, see `publish_folder`.
-    After it, a newer codec stands beside the older checkpoint, until the next sitting, which goes on from there, comes
-    by again. So where the checkpoint is that of a training's end, the codec is too.
+    Args:
+        output: of the training.
+        state: of the trainer; goes into the checkpoint.
+        model: folder of the model.
+        write: writes the model's files into a folder.
+
+    Crash points: before the model is published both are the older ones. In the middle of it, see `publish_folder`.
+    After it, a newer model stands beside the older checkpoint, until the next sitting, which goes on from there, comes
+    by again. So where the checkpoint is that of a training's end, the model is too.
     """
     staged = output / f"{CHECKPOINT}.staged"
     with staged.open("wb") as file:
-        torch.save(trainer.state_dict(), file)
+        torch.save(dict(state), file)
         file.flush()
         os.fsync(file.fileno())
-    save_model(output, trainer)
+    save_model(model, write=write)
     staged.replace(output / CHECKPOINT)
 
 
-def save_model(output: Path, trainer: Trainer) -> None:
-    """Publish the codec alone."""
-    staged = output / f"{MODEL}.staged"
-    trainer.model.save_pretrained(staged)
-    publish_folder(staged, output / MODEL)
+def save_model(model: Path, *, write: Callable[[Path], None]) -> None:
+    """Publish the model alone."""
+    staged = model.with_name(f"{model.name}.staged")
+    write(staged)
+    publish_folder(staged, model)
 
 
 def publish_folder(staged: Path, final: Path) -> None:

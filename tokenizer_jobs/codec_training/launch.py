@@ -21,7 +21,7 @@ import torch
 from encodec_core import EncodecConfig, EncodecModel
 from encodec_core.training import Trainer, check_recipe
 from encodec_core.training.ranks import rank
-from tokenizer_jobs.codec_training.checkpoints import MODEL, load_checkpoint, save_model, updates_done
+from tokenizer_jobs.codec_training.checkpoints import load_checkpoint, save_model, updates_done
 from tokenizer_jobs.codec_training.config import TrainingJob
 from tokenizer_jobs.codec_training.crops import CropRules, Crops
 from tokenizer_jobs.codec_training.curves import Curves
@@ -29,7 +29,7 @@ from tokenizer_jobs.codec_training.decoding import decode_waveforms
 from tokenizer_jobs.codec_training.held_out import SplitAudio, split
 from tokenizer_jobs.codec_training.interruption import stop_on_signals
 from tokenizer_jobs.codec_training.ranks import run_ranks
-from tokenizer_jobs.codec_training.sitting import Sitting
+from tokenizer_jobs.codec_training.sitting import MODEL, Sitting
 from tokenizer_jobs.codec_training.training_file import claim, held
 from tokenizer_jobs.codec_training.waveforms import open_waveforms
 from tokenizer_jobs.errors import ConfigError
@@ -182,7 +182,7 @@ def _train(
         trainer.load_state_dict(checkpoint)
         say(f"going on after {trainer.update} updates")
         if rank() == 0 and not (output / MODEL).exists():  # the last sitting ended while the codec was published
-            save_model(output, trainer)
+            save_model(output / MODEL, write=trainer.model.save_pretrained)
     curves = Curves(
         output,
         is_kept=rank() == 0,

@@ -9,9 +9,10 @@ OUTPUT/
   lm/                 the model, as `LanguageModel.from_pretrained` loads it; its config names the codec's weights
 """
 
-import shutil
+import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,23 +21,27 @@ from torch import Tensor
 
 from encodec_core.entropy import LanguageModel, LanguageModelConfig
 from encodec_core.training import LanguageModelTrainer, code_rates
+from tokenizer_jobs.codec_training.checkpoints import load_checkpoint, save, save_model
 from tokenizer_jobs.codec_training.code_crops import CodeCrops
 from tokenizer_jobs.codec_training.codes import CodedRecording, StoredCodes, copy_codes
 from tokenizer_jobs.codec_training.curves import Curves
+from tokenizer_jobs.codec_training.interruption import stop_on_signals
 from tokenizer_jobs.codec_training.launch import TrainingResult
 from tokenizer_jobs.codec_training.lm_config import LanguageModelJob
-from tokenizer_jobs.codec_training.training_file import claim
+from tokenizer_jobs.codec_training.training_file import claim, held
 from tokenizer_jobs.errors import ConfigError
 
 __all__ = ["train_language_model"]
 
-CHECKPOINT = "checkpoint.pt"
+MODEL = "lm"
 
 
 def train_language_model(
     job: LanguageModelJob, *, say: Callable[[str], None] = print, max_updates: int | None = None
 ) -> TrainingResult:
     """Train a language model, or go on where an earlier call of the same job stopped.
+
+    SIGINT and SIGTERM end the training after the update at hand, with a checkpoint; a second one ends it at once.
 
     Args:
         job: what to train, on what.
@@ -47,29 +52,35 @@ def train_language_model(
         ConfigError: the output holds another job's training, or codes of another codec; or the job cannot be done here.
         IntegrityError: the codes are damaged.
     """
+    if max_updates is not None and max_updates < 1:
+        raise ConfigError(f"max_updates = {max_updates}; expected at least 1, or None for the whole recipe")
     output = Path(job.output)
     device = _device(job)
-    claim(output, job)
-    codes = copy_codes(output / "codes", output=job.codes.output, max_hours=job.codes.max_hours)
-    say(
-        f"codes of snapshot {codes.origin.snapshot} of {codes.origin.output}: {len(codes.recordings)} recordings, "
-        f"{codes.hours:.2f} h"
-    )
-    torch.set_num_threads(job.runtime.threads)
-    trainer = _trainer(job, codes, device=device)
-    if (output / CHECKPOINT).exists():
-        trainer.load_state_dict(torch.load(output / CHECKPOINT, map_location="cpu", weights_only=True))
-        say(f"going on after {trainer.update} updates")
-    last_update = min(job.training.num_updates, max_updates or job.training.num_updates)
-    curves = Curves(
-        output,
-        is_kept=True,
-        updates_per_point=job.runtime.log_updates,
-        num_updates=job.training.num_updates,
-        update=trainer.update,
-    )
-    with curves:
-        _loop(job, trainer, codes=codes, curves=curves, last_update=last_update, say=say)
+    with held(output, say=say):
+        claim(output, job)
+        codes = copy_codes(output / "codes", output=job.codes.output, max_hours=job.codes.max_hours)
+        say(
+            f"codes of snapshot {codes.origin.snapshot} of {codes.origin.output}: {len(codes.recordings)} recordings, "
+            f"{codes.hours:.2f} h"
+        )
+        torch.set_num_threads(job.runtime.threads)
+        trainer = _trainer(job, codes, device=device)
+        state = load_checkpoint(output)
+        if state is not None:
+            trainer.load_state_dict(state)
+            say(f"going on after {trainer.update} updates")
+            if not (output / MODEL).exists():
+                save_model(output / MODEL, write=partial(_write_model, job, trainer))
+        curves = Curves(
+            output,
+            is_kept=True,
+            updates_per_point=job.runtime.log_updates,
+            num_updates=job.training.num_updates,
+            update=trainer.update,
+        )
+        last_update = min(job.training.num_updates, max_updates or job.training.num_updates)
+        with stop_on_signals() as stop, curves:
+            _loop(job, trainer, codes=codes, curves=curves, last_update=last_update, stop=stop, say=say)
     return TrainingResult(output=output, updates=trainer.update, is_done=trainer.is_done)
 
 
@@ -109,25 +120,26 @@ def _loop(
     codes: StoredCodes,
     curves: Curves,
     last_update: int,
+    stop: threading.Event,
     say: Callable[[str], None],
 ) -> None:
     training, held_out = codes.split(job.codes.held_out_fraction)
     num_frames = round(job.codes.crop_seconds * codes.origin.codec.frame_rate)
     crops = CodeCrops(codes.sequences(training), num_frames=num_frames, seed=job.training.seed)
     evaluated = _tensors(codes, held_out[: job.runtime.evaluation_recordings])
-    saved_at = time.monotonic()
-    while trainer.update < last_update:
+    saved_at, saved_update = time.monotonic(), trainer.update
+    while trainer.update < last_update and not stop.is_set():
         metrics = trainer.step(crops.batch(trainer.update, size=job.codes.batch_size))
         line = curves.add(trainer.update, metrics)
         if line is not None:
             say(line)
-        is_last = trainer.update == last_update
-        if evaluated and (is_last or trainer.update % job.runtime.evaluation_updates == 0):
-            say(_evaluate(trainer, evaluated, codes=codes, curves=curves))
-        if is_last or time.monotonic() - saved_at > 60 * job.runtime.checkpoint_minutes:
+        is_evaluated = trainer.update == last_update or trainer.update % job.runtime.evaluation_updates == 0
+        if is_evaluated or time.monotonic() - saved_at > 60 * job.runtime.checkpoint_minutes:
             _save(job, trainer)
-            saved_at = time.monotonic()
-    if not (Path(job.output) / "lm").exists():  # the last sitting ended in the middle of `_save`
+            saved_at, saved_update = time.monotonic(), trainer.update
+        if evaluated and is_evaluated:
+            say(_evaluate(trainer, evaluated, codes=codes, curves=curves))
+    if trainer.update > saved_update:
         _save(job, trainer)
 
 
@@ -145,11 +157,8 @@ def _evaluate(trainer: LanguageModelTrainer, sequences: Sequence[Tensor], *, cod
 
 def _save(job: LanguageModelJob, trainer: LanguageModelTrainer) -> None:
     output = Path(job.output)
-    staged = output / f"{CHECKPOINT}.staged"
-    torch.save(trainer.state_dict(), staged)
-    trainer.model.save_pretrained(output / "lm.staged", dtype=getattr(torch, job.model.saved_as))
-    # A crash after the first line leaves a newer checkpoint beside the older model; after the second, beside none: the
-    # next sitting writes it.
-    staged.replace(output / CHECKPOINT)
-    shutil.rmtree(output / "lm", ignore_errors=True)
-    (output / "lm.staged").replace(output / "lm")
+    save(output, trainer.state_dict(), model=output / MODEL, write=partial(_write_model, job, trainer))
+
+
+def _write_model(job: LanguageModelJob, trainer: LanguageModelTrainer, folder: Path) -> None:
+    trainer.model.save_pretrained(folder, dtype=getattr(torch, job.model.saved_as))

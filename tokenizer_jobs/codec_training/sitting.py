@@ -18,7 +18,10 @@ from tokenizer_jobs.codec_training.curves import Curves
 from tokenizer_jobs.codec_training.held_out import SplitAudio, held_out_clips
 from tokenizer_jobs.errors import ConfigError
 
-__all__ = ["Sitting"]
+__all__ = ["MODEL", "Sitting"]
+
+MODEL = "model"
+"""Folder of the codec in the output."""
 
 
 class Sitting:
@@ -111,7 +114,8 @@ class Sitting:
 
     def _save(self) -> None:
         if rank() == 0:
-            save(Path(self._job.output), self._trainer)
+            output, trainer = Path(self._job.output), self._trainer
+            save(output, trainer.state_dict(), model=output / MODEL, write=trainer.model.save_pretrained)
         self._saved_update, self._saved_at = self._trainer.update, time.monotonic()
 
 
