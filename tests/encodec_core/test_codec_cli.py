@@ -22,8 +22,6 @@ from tests.encodec_core.models import fitted_model
 from tests.encodec_core.test_ecdc import meta_compress
 from tests.fitted_models import synthetic_waveform
 
-DEMO_LM = Path(command.__file__).parent / "demo" / "lm"
-
 
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
@@ -283,7 +281,6 @@ def test_a_copy_of_the_demo_codec_is_the_demo_codec(clip: Path) -> None:
     run("decompress", clip.with_suffix(".ecdc"))
 
 
-@pytest.mark.skipif(not DEMO_LM.is_dir(), reason=f"no language model at {DEMO_LM}")
 def test_the_demo_codec_has_a_language_model(clip: Path) -> None:
     run("compress", clip)
     run("compress", clip, clip.with_name("lm.ecdc"), "--lm")
