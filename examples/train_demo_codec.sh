@@ -28,6 +28,7 @@ cd ../..
 # glibc gives large blocks back to the system after each use and faults them in again; keeping them saves a quarter.
 export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=-1
 tokenizer-jobs train-codec configs/train_demo.yaml
+rm -rf encodec_core/demo/lm  # it belongs to the codec that is replaced now
 python -m encodec_core.demo.make out/demo_codec/model
 python -m benchmarks.demo_codec out/demo_codec --pictures encodec_core/demo
 tokenizer-jobs run configs/demo_codes.yaml

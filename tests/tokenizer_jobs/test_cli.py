@@ -16,6 +16,7 @@ import soundfile
 import torch
 
 from encodec_core import EncodecModel
+from encodec_core.training import si_snr
 from tests.tokenizer_jobs.conftest import PYTHON_PATH, REPOSITORY, Quickstart
 from tokenizer_jobs.audition import any_row_id
 from tokenizer_jobs.cli import main
@@ -23,7 +24,9 @@ from tokenizer_jobs.cli.commands import COMMANDS, Command, load_job
 from tokenizer_jobs.cli.flags import job_flags, override
 from tokenizer_jobs.cli.parsing import parse_arguments
 from tokenizer_jobs.config import JobConfig
+from tokenizer_jobs.decode import AudioTarget, decode_item
 from tokenizer_jobs.errors import ConfigError
+from tokenizer_jobs.sources.demo import DemoClips
 
 COMMANDS_FROZEN = ["run", "plan", "status", "verify", "decode", "train-codec", "train-lm", "doctor"]
 
@@ -321,6 +324,16 @@ class TestWholeJob:
         info = soundfile.info(wav)
         assert (info.frames, info.samplerate) == (row["num_samples"], row["sample_rate"])
         assert (info.format, info.subtype) == ("WAV", "FLOAT")
+
+    def test_what_decode_writes_sounds_like_the_clip(self, quickstart: Quickstart, tmp_path: Path) -> None:
+        """Measured: 12 to 15 dB on chords, 18 to 20 dB on low tones; chirps and noise lose their phase."""
+        source, wav = DemoClips(), tmp_path / "out.wav"
+        clip = next(item for item in source.list().items if item.id == "chord-165-flac")
+        target = AudioTarget(sample_rate=24_000, channels=1)
+        original = decode_item(clip, position=0, source=source, target=target).float_waveform()
+        assert main(["decode", str(quickstart[0]), "--id", clip.id, "-o", str(wav)]) == 0
+        decoded, _ = soundfile.read(wav, dtype="float32")
+        assert float(si_snr(torch.from_numpy(original)[None], torch.from_numpy(decoded)[None, None])) > 8
 
     def test_decode_refuses_a_codec_with_other_weights(
         self, quickstart: Quickstart, tmp_path: Path, capsys: pytest.CaptureFixture[str]
