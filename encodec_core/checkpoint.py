@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from encodec_core.audio import EncodecFeatureExtractor
 from encodec_core.config import EncodecConfig
 from encodec_core.hub import CONFIG_FILE, Location, read_json_object
-from encodec_core.weights import file_sha256, is_training_only, weights_sha256, with_own_names
+from encodec_core.weights import file_sha256, is_training_only, weights_sha256, with_own_names, write_weights
 
 __all__ = ["Checkpoint", "Provenance", "infer_config", "load_checkpoint", "read_weights", "write_checkpoint"]
 
@@ -110,8 +110,7 @@ def write_checkpoint(model: nn.Module, config: EncodecConfig, folder: str | Path
         chunk_length_s=config.chunk_length_s,
         overlap=config.overlap,
     ).save_pretrained(folder)
-    # transformers refuses a file without this note.
-    save_file(state, Path(folder) / WEIGHT_FILES[0], metadata={"format": "pt"})
+    write_weights(state, Path(folder) / WEIGHT_FILES[0])
 
 
 def infer_config(state: Mapping[str, Tensor]) -> EncodecConfig:

@@ -1,4 +1,4 @@
-"""Names of weights, ours (which are transformers') and Meta's neutral ones, and the hash of a model's weights.
+"""Weights: their names, ours (which are transformers') and Meta's neutral ones, a model's hash, and the file of them.
 
 ours                                                    neutral
 encoder.layers.3.conv.parametrizations.weight.original0 encoder.model.3.conv.conv.weight_g
@@ -11,16 +11,26 @@ quantizer.layers.0.codebook.embed                       quantizer.vq.layers.0._c
 
 import hashlib
 import re
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from encodec_core.modules.conv import TrimmedConvTranspose1d
 from encodec_core.quantization.codebook import TRAINING_ONLY_BUFFERS
 
-__all__ = ["file_sha256", "is_training_only", "neutral_names", "own_name", "weights_sha256", "with_own_names"]
+__all__ = [
+    "file_sha256",
+    "is_training_only",
+    "neutral_names",
+    "own_name",
+    "weights_sha256",
+    "with_own_names",
+    "write_weights",
+]
 
 _WEIGHT_NORM = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
 
@@ -94,3 +104,19 @@ def file_sha256(path: Path) -> str:
 def with_own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Translate the names of a whole state dict, see `own_name`."""
     return {own_name(name): tensor for name, tensor in state.items()}
+
+
+def write_weights(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors, contiguous and on the CPU, as a safetensors file, in the place of one that is there.
+
+    `safetensors.torch.save_file` makes files that only their owner can read, whatever the umask.
+    """
+    content = save(dict(state), metadata={"format": "pt"})  # transformers refuses a file without this note
+    # Never written in place: tensors that were loaded from the file may still be mapped to it. A crash before the
+    # second line of the block leaves the older file, and a part of the newer one under another name.
+    staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        staged.write_bytes(content)
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)

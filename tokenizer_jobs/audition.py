@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,8 @@ __all__ = ["WrittenAudio", "any_row_id", "decode_to_wav"]
 NUM_SUGGESTIONS = 3
 SEARCHED_IDS = 200_000
 """Ids looked through for close matches: a message must not take minutes."""
+LARGEST_WAV_BYTES = 2**32 - 4096
+"""Of samples: the sizes inside a WAV file have 32 bits, and its header needs a little."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +40,10 @@ class WrittenAudio:
 
 
 def decode_to_wav(output: str, *, row_id: str, destination: str | Path, model: str | None = None) -> WrittenAudio:
-    """Decode one row of the newest snapshot to a WAV file of 32-bit floats, in memory that does not grow with the row.
+    """Decode one row of the newest snapshot to a WAV file of 32-bit floats; above 4 GiB it is of the kind RF64.
+
+    The row is decoded block by block where its codec can be streamed. One that cannot, such as MusicGen's of 32 kHz,
+    decodes it whole, in memory that grows with the row.
 
     Args:
         output: Local path or fsspec URL.
@@ -57,7 +63,8 @@ def decode_to_wav(output: str, *, row_id: str, destination: str | Path, model: s
     row = _find(storage, read_snapshot(storage), row_id=row_id)
     num_samples, sample_rate = int(row.columns["num_samples"]), int(row.columns["sample_rate"])
     facts, blocks = _decode(row, recipe=recipe, model=model, num_samples=num_samples)
-    _write_wav(path, blocks, channels=facts.channels, sample_rate=sample_rate)
+    container = _container(num_samples=num_samples, channels=facts.channels)
+    _write_wav(path, blocks, container=container, channels=facts.channels, sample_rate=sample_rate)
     return WrittenAudio(
         path=path,
         num_samples=num_samples,
@@ -119,7 +126,19 @@ def _decode(
     return facts, decode_in_blocks(named, row.encoded, num_samples=num_samples, device="auto")
 
 
-def _write_wav(path: Path, blocks: Iterator[npt.NDArray[np.float32]], *, channels: int, sample_rate: int) -> None:
+def _container(*, num_samples: int, channels: int) -> Literal["WAV", "RF64"]:
+    """RF64 (EBU Tech 3306) is WAV with sizes of 64 bits; players know WAV better."""
+    return "WAV" if 4 * channels * num_samples <= LARGEST_WAV_BYTES else "RF64"
+
+
+def _write_wav(
+    path: Path,
+    blocks: Iterator[npt.NDArray[np.float32]],
+    *,
+    container: Literal["WAV", "RF64"],
+    channels: int,
+    sample_rate: int,
+) -> None:
     import soundfile
 
     # A crash before the last line leaves a file of another name; one that was there stays as it was until then. What
@@ -128,7 +147,7 @@ def _write_wav(path: Path, blocks: Iterator[npt.NDArray[np.float32]], *, channel
     written = path.resolve()
     staged = written.with_name(f".{written.name}.{secrets.token_hex(4)}") if is_replaced else written
     try:
-        with soundfile.SoundFile(staged, "w", sample_rate, channels, subtype="FLOAT", format="WAV") as wav:
+        with soundfile.SoundFile(staged, "w", sample_rate, channels, subtype="FLOAT", format=container) as wav:
             for block in blocks:
                 wav.write(block.T)
         if is_replaced:

@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from encodec_core import BatchEncoder, Codes, EncodecModel, StreamingDecoder
-from encodec_core.agreement import Agreement, compare_codes
-from encodec_core.streaming.streamable import why_not_streamed
+from encodec_core import Agreement, BatchEncoder, Codes, EncodecModel, StreamingDecoder, compare_codes
+from encodec_core.streaming import why_not_streamed
 from tokenizer_jobs.config import CodecRecipe
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.recipe import CodecFacts
@@ -59,7 +58,8 @@ def choose_device(device: DeviceName) -> Literal["cpu", "cuda"]:
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
-            "runtime.device = 'cuda', but torch sees no GPU here; use auto or cpu, or install a CUDA build"
+            "runtime.device = 'cuda', but torch sees no GPU here; use auto or cpu, or install a CUDA build: "
+            "`tokenizer-jobs doctor` says which"
         )
     if device == "cpu":
         return "cpu"

@@ -8,12 +8,10 @@ python -m encodec_core.demo.make MODEL [FOLDER]
 import argparse
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 from encodec_core.audio import EncodecFeatureExtractor
 from encodec_core.config import EncodecConfig
 from encodec_core.model import EncodecModel
-from encodec_core.weights import is_training_only
+from encodec_core.weights import is_training_only, write_weights
 
 __all__ = ["write_demo"]
 
@@ -28,7 +26,7 @@ def write_demo(model: EncodecModel, folder: Path) -> None:
     state = {
         name: tensor.half().contiguous() for name, tensor in model.state_dict().items() if not is_training_only(name)
     }
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    write_weights(state, folder / "model.safetensors")
 
 
 def main() -> None:

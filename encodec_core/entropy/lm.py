@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any, Self, Unpack, cast
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from encodec_core.checkpoint import Provenance, read_weights
 from encodec_core.config import EncodecConfig
 from encodec_core.hub import CONFIG_FILE, DEMO, HubOptions, Location, read_json_object
 from encodec_core.modules.transformer import CausalTransformer, TransformerState
-from encodec_core.weights import file_sha256, weights_sha256
+from encodec_core.weights import file_sha256, weights_sha256, write_weights
 
 __all__ = ["LM_SUBFOLDER", "LanguageModel", "LanguageModelConfig", "language_model_sha256", "previous_codes"]
 
@@ -207,7 +206,7 @@ class LanguageModel(nn.Module):
         keys = {"model_type": MODEL_TYPE} | asdict(self.config)
         (path / CONFIG_FILE).write_text(json.dumps(keys, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         state = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in self.state_dict().items()}
-        save_file(state, path / WEIGHTS_FILE, metadata={"format": "pt"})
+        write_weights(state, path / WEIGHTS_FILE)
 
 
 def language_model_sha256(model: LanguageModel) -> str:

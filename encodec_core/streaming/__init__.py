@@ -2,5 +2,6 @@
 
 from encodec_core.streaming.decoder import StreamingDecoder
 from encodec_core.streaming.encoder import StreamingEncoder
+from encodec_core.streaming.streamable import why_not_streamed
 
-__all__ = ["StreamingDecoder", "StreamingEncoder"]
+__all__ = ["StreamingDecoder", "StreamingEncoder", "why_not_streamed"]

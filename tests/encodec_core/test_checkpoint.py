@@ -1,6 +1,9 @@
 """Loading and saving: every format gives the same model, with the same hash, or an error that names what is wrong."""
 
+import copy
 import json
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -246,6 +249,28 @@ def test_loading_draws_no_random_numbers_and_shares_no_memory(tmp_path: Path) ->
             tensor.zero_()
     assert_same_model(second, fitted_model("causal_mono"))
     assert all(parameter.requires_grad for parameter in second.parameters())
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_weights_are_as_readable_as_the_umask_says(umask: int, mode: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        fitted_model("causal_mono").save_pretrained(tmp_path)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "model.safetensors").stat().st_mode) == mode
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    ]
+
+
+def test_a_loaded_model_stays_itself_when_another_takes_its_place(tmp_path: Path) -> None:
+    fitted_model("causal_mono").save_pretrained(tmp_path)
+    loaded = EncodecModel.from_pretrained(tmp_path)
+    copy.deepcopy(fitted_model("causal_mono")).half().save_pretrained(tmp_path)
+    assert_same_model(loaded, fitted_model("causal_mono"))
 
 
 def truncated(path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from encodec_core import EncodecModel
 from tests.encodec_core.models import fitted_model, waveforms
 from tests.tokenizer_jobs.factories import FACTS, RECIPE, finish_unit, make_row, plan_output
-from tokenizer_jobs import encoding
+from tokenizer_jobs import audition, encoding
 from tokenizer_jobs.audition import decode_to_wav
 from tokenizer_jobs.catalog import publish_snapshot
 from tokenizer_jobs.config import CodecRecipe
@@ -68,6 +68,26 @@ def test_what_was_there_stays_until_all_is_written(
     decode_to_wav(long_row.url, row_id="a", destination=folder / "a.wav")
     assert [path.name for path in folder.iterdir()] == ["a.wav"]
     assert soundfile.info(folder / "a.wav").frames == NUM_FRAMES * 320 - 5
+
+
+@pytest.mark.parametrize(
+    ("hours", "sample_rate", "channels", "expected"),
+    [(12.4, 24_000, 1, "WAV"), (12.5, 24_000, 1, "RF64"), (3.1, 48_000, 2, "WAV"), (3.2, 48_000, 2, "RF64")],
+)
+def test_what_wav_cannot_hold_is_rf64(hours: float, sample_rate: int, channels: int, expected: str) -> None:
+    assert audition._container(num_samples=round(hours * 3600 * sample_rate), channels=channels) == expected
+
+
+def test_the_samples_of_either_kind_are_the_same(
+    long_row: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode_to_wav(long_row.url, row_id="a", destination=tmp_path / "wav.wav")
+    monkeypatch.setattr(audition, "LARGEST_WAV_BYTES", 1000)
+    decode_to_wav(long_row.url, row_id="a", destination=tmp_path / "rf64.wav")
+    kinds = [soundfile.info(tmp_path / name).format for name in ("wav.wav", "rf64.wav")]
+    assert kinds == ["WAV", "RF64"]
+    wav, rf64 = (soundfile.read(tmp_path / name, dtype="float32")[0] for name in ("wav.wav", "rf64.wav"))
+    np.testing.assert_array_equal(wav, rf64)
 
 
 def test_a_link_is_followed(long_row: Storage, tmp_path: Path) -> None:

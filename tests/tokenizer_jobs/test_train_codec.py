@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,12 @@ class TestTraining:
         (evaluation, _) = points(tmp_path / "out", "evaluations.jsonl")
         assert evaluation["num_recordings"] == 2
 
+    def test_torchs_threads_are_as_before(self, audio: Path, tmp_path: Path) -> None:
+        threads = torch.get_num_threads()
+        runtime = {"device": "cpu", "threads": threads + 1}
+        train_codec(tiny_job(audio, tmp_path / "out", runtime=runtime), say=silent, max_updates=1)
+        assert torch.get_num_threads() == threads
+
     def test_what_is_held_out_and_silent_is_not_evaluated(self, audio: Path, tmp_path: Path) -> None:
         (tmp_path / "quiet").mkdir()
         for number in (1, 2):
@@ -165,10 +173,11 @@ class TestInterruption:
         assert differences(tmp_path / "out", straight) == []
 
     def test_a_second_signal_ends_it_at_once(self, audio: Path, straight: Path, tmp_path: Path) -> None:
+        before = signal.getsignal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             train_codec(tiny_job(audio, tmp_path / "out"), say=interrupt_at(2, times=2))
         assert not (tmp_path / "out" / "checkpoint.pt").exists()
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGTERM) is before
         train_codec(tiny_job(audio, tmp_path / "out"), say=silent)
         assert differences(tmp_path / "out", straight) == []
 
@@ -184,6 +193,17 @@ class TestInterruption:
         (trained / "evaluations.jsonl").write_text("".join(json.dumps(point) + "\n" for point in before))
         train_codec(tiny_job(audio, trained), say=silent)
         assert points(trained, "evaluations.jsonl") == [*before, last]
+
+    def test_sources_that_an_evaluation_did_not_come_to_are_made_up_for(self, audio: Path, tmp_path: Path) -> None:
+        content = tiny_job(audio, tmp_path / "out").model_dump()
+        content["audio"]["sources"]["again"] = content["audio"]["sources"]["tones"]
+        job = TrainingJob.model_validate(content)
+        train_codec(job, say=silent)
+        whole = points(tmp_path / "out", "evaluations.jsonl")
+        assert [(point["update"], point["source"]) for point in whole[2:]] == [(4, "tones"), (4, "again")]
+        (tmp_path / "out" / "evaluations.jsonl").write_text("".join(json.dumps(point) + "\n" for point in whole[:3]))
+        train_codec(job, say=silent)
+        assert points(tmp_path / "out", "evaluations.jsonl") == whole
 
     def test_points_of_updates_that_are_done_again_are_dropped(
         self, audio: Path, straight: Path, tmp_path: Path
@@ -242,6 +262,18 @@ class TestRanks:
         assert multiprocessing.active_children() == []
         assert (tmp_path / "out" / "model").exists()
 
+    def test_ranks_that_do_not_stop_are_killed_and_it_counts_as_a_stop(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ranks, "STOP_SECONDS", 1)
+        stop, lines = threading.Event(), list[str]()
+
+        def say(line: str) -> None:
+            lines.append(line)
+            stop.set()
+
+        ranks.run_ranks(never_stopping, device="cpu", num_ranks=1, say=say, stop=stop)
+        assert lines == ["at work", f"rank 0 did not stop within 1 s and was killed; {ranks.RESUMES}"]
+        assert multiprocessing.active_children() == []
+
     def test_what_a_person_can_mend_comes_back_as_it_was_said(self) -> None:
         receiver, sender = multiprocessing.Pipe(duplex=False)
         for error in (RuntimeError("a fault"), ConfigError("lower it")):
@@ -261,6 +293,11 @@ class TestRanks:
             ConfigError, match=r"batch_size = 2 cannot be shared evenly by 4 processes; .* one of 1, 2,"
         ):
             train_codec(tiny_job(audio, tmp_path / "out").model_copy(update={"runtime": runtime}), say=silent)
+
+
+def never_stopping(*, device: str, say: Callable[[str], None], stop: threading.Event) -> None:
+    say("at work")
+    time.sleep(600)
 
 
 def starting_model(job: TrainingJob) -> EncodecModel:

@@ -143,8 +143,11 @@ class TestCopiedCodes:
 
     def test_an_output_without_codes_is_refused(self, tmp_path: Path) -> None:
         fill(tmp_path / "out")
-        with pytest.raises(ConfigError, match="has no codes"):
-            copied(tmp_path)
+        for _ in range(2):
+            with pytest.raises(ConfigError, match="has no codes"):
+                copied(tmp_path)
+        fill(tmp_path / "out", ["a"], generation=2)
+        assert len(copied(tmp_path).recordings) == 1
 
     def test_bandwidths_are_those_that_the_codes_hold(self, tmp_path: Path) -> None:
         fill(tmp_path / "out", ["a"])
@@ -287,6 +290,21 @@ class TestCommand:
         lm.rename(job_file.parent / "gone")
         assert main(["train-lm", str(job_file)]) == 0
         assert (lm / "model.safetensors").read_bytes() == expected
+
+    def test_an_evaluation_that_was_cut_short_is_made_up_for(self, job_file: Path) -> None:
+        assert main(["train-lm", str(job_file)]) == 0
+        evaluations = job_file.parent / "lm" / "evaluations.jsonl"
+        expected = evaluations.read_text()
+        evaluations.write_text(expected.splitlines(keepends=True)[0])
+        for _ in range(2):
+            assert main(["train-lm", str(job_file)]) == 0
+            assert evaluations.read_text() == expected
+
+    def test_torchs_threads_are_as_before(self, job_file: Path) -> None:
+        threads = torch.get_num_threads()
+        write_job(job_file, JOB | {"runtime": JOB["runtime"] | {"threads": threads + 1}})
+        assert main(["train-lm", str(job_file)]) == 0
+        assert torch.get_num_threads() == threads
 
     def test_a_shape_that_makes_no_sense_is_refused(self, job_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
         write_job(job_file, JOB | {"model": JOB["model"] | {"dim": 9}})

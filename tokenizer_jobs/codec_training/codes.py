@@ -139,8 +139,6 @@ def copy_codes(folder: Path, *, output: str, max_hours: float) -> StoredCodes:
     recordings = [
         CodedRecording(**fields | {"window_frames": tuple(fields["window_frames"])}) for fields in content["recordings"]
     ]
-    if not recordings:
-        raise ConfigError(f"snapshot {origin.snapshot} of {output} has no codes; tokenize audio into it first")
     num_codebooks = origin.codec.n_q_for(origin.bandwidth_kbps)
     return StoredCodes(
         origin=origin,
@@ -169,6 +167,8 @@ def _copy(folder: Path, storage: Storage, *, recipe: ResolvedRecipe, output: str
                 num_codebooks=origin.codec.n_q_for(origin.bandwidth_kbps),
             )
         )
+    if not recordings:  # not kept, so that an output that has codes later is copied then
+        raise ConfigError(f"snapshot {origin.snapshot} of {output} has no codes; tokenize audio into it first")
     content = {
         "origin": asdict(origin),
         "recordings": [asdict(recording) for recording in recordings],

@@ -106,9 +106,10 @@ class Curves:
         for name, waveform in (("original", clip), ("decoded", decoded[..., : clip.shape[-1]])):
             self._board.add_audio(f"{source}/{name}", waveform.mean(0), update, model.config.sampling_rate)
 
-    def is_evaluated(self, update: int) -> bool:
-        """Whether an evaluation at that update is kept."""
-        return any(record["update"] == update for record in _records(self._output / EVALUATIONS))
+    def is_evaluated(self, update: int, *, source: str | None = None) -> bool:
+        """Whether an evaluation at that update is kept: of one source, or of held-out codes, which have none."""
+        records = _records(self._output / EVALUATIONS)
+        return any(record["update"] == update and record.get("source") == source for record in records)
 
     def _pace(self, update: int) -> str:
         """Speed since the last point, and the time left at that speed."""

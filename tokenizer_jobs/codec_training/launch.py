@@ -22,6 +22,7 @@ from encodec_core import EncodecConfig, EncodecModel
 from encodec_core.training import Trainer, check_recipe
 from encodec_core.training.ranks import rank
 from tokenizer_jobs.codec_training.checkpoints import load_checkpoint, save_model, updates_done
+from tokenizer_jobs.codec_training.codec_sitting import MODEL, CodecSitting
 from tokenizer_jobs.codec_training.config import TrainingJob
 from tokenizer_jobs.codec_training.crops import CropRules, Crops
 from tokenizer_jobs.codec_training.curves import Curves
@@ -29,9 +30,10 @@ from tokenizer_jobs.codec_training.decoding import decode_waveforms
 from tokenizer_jobs.codec_training.held_out import SplitAudio, split
 from tokenizer_jobs.codec_training.interruption import stop_on_signals
 from tokenizer_jobs.codec_training.ranks import run_ranks
-from tokenizer_jobs.codec_training.sitting import MODEL, Sitting
 from tokenizer_jobs.codec_training.training_file import claim, held
+from tokenizer_jobs.codec_training.updates import run_updates
 from tokenizer_jobs.codec_training.waveforms import open_waveforms
+from tokenizer_jobs.encoding import choose_device, limit_torch_threads
 from tokenizer_jobs.errors import ConfigError
 
 __all__ = ["TrainingResult", "train_codec"]
@@ -79,7 +81,11 @@ def train_codec(
         work = partial(_train, job, last_update=last_update)
         with stop_on_signals() as stop:
             if num_ranks == 1:
-                work(device=device, say=say, stop=stop)
+                threads_before = torch.get_num_threads()
+                try:
+                    work(device=device, say=say, stop=stop)
+                finally:
+                    limit_torch_threads(threads_before)
             else:
                 run_ranks(work, device=device, num_ranks=num_ranks, say=say, stop=stop)
         updates = updates_done(output)
@@ -152,10 +158,7 @@ def _crops(job: TrainingJob, audio: Mapping[str, SplitAudio]) -> Crops:
 
 def _placement(job: TrainingJob) -> tuple[str, int]:
     """Return the kind of device and the number of processes."""
-    has_gpu = torch.cuda.is_available()
-    if job.runtime.device == "cuda" and not has_gpu:
-        raise ConfigError("runtime.device = cuda, and torch sees no GPU; `tokenizer-jobs doctor` says why")
-    device = "cuda" if has_gpu and job.runtime.device != "cpu" else "cpu"
+    device = choose_device(job.runtime.device)
     available = torch.cuda.device_count() if device == "cuda" else 1
     num_ranks = available if job.runtime.num_processes == "auto" else job.runtime.num_processes
     if device == "cuda" and num_ranks > available:
@@ -173,7 +176,7 @@ def _train(
     job: TrainingJob, *, last_update: int, device: str, say: Callable[[str], None], stop: threading.Event
 ) -> None:
     """Train in this process, as the one rank or as one of several."""
-    torch.set_num_threads(job.runtime.threads)
+    limit_torch_threads(job.runtime.threads)
     output = Path(job.output)
     audio = _open(job)
     trainer = Trainer(_starting_model(job), job.training, device=device)
@@ -190,7 +193,6 @@ def _train(
         num_updates=job.training.num_updates,
         update=trainer.update,
     )
+    sitting = CodecSitting(job, trainer, crops=_crops(job, audio), audio=audio, curves=curves, say=say)
     with curves:
-        Sitting(job, trainer, crops=_crops(job, audio), audio=audio, curves=curves, say=say).run(
-            last_update=last_update, stop=stop
-        )
+        run_updates(sitting, last_update=last_update, runtime=job.runtime, curves=curves, say=say, stop=stop)

@@ -9,31 +9,26 @@ OUTPUT/
   lm/                 the model, as `LanguageModel.from_pretrained` loads it; its config names the codec's weights
 """
 
-import threading
-import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from encodec_core.entropy import LanguageModel, LanguageModelConfig
-from encodec_core.training import LanguageModelTrainer, code_rates
-from tokenizer_jobs.codec_training.checkpoints import load_checkpoint, save, save_model
-from tokenizer_jobs.codec_training.code_crops import CodeCrops
-from tokenizer_jobs.codec_training.codes import CodedRecording, StoredCodes, copy_codes
+from encodec_core.training import LanguageModelTrainer
+from tokenizer_jobs.codec_training.checkpoints import load_checkpoint
+from tokenizer_jobs.codec_training.codes import StoredCodes, copy_codes
 from tokenizer_jobs.codec_training.curves import Curves
 from tokenizer_jobs.codec_training.interruption import stop_on_signals
 from tokenizer_jobs.codec_training.launch import TrainingResult
 from tokenizer_jobs.codec_training.lm_config import LanguageModelJob
+from tokenizer_jobs.codec_training.lm_sitting import LanguageModelSitting
 from tokenizer_jobs.codec_training.training_file import claim, held
+from tokenizer_jobs.codec_training.updates import run_updates
+from tokenizer_jobs.encoding import choose_device, limit_torch_threads
 from tokenizer_jobs.errors import ConfigError
 
 __all__ = ["train_language_model"]
-
-MODEL = "lm"
 
 
 def train_language_model(
@@ -55,7 +50,7 @@ def train_language_model(
     if max_updates is not None and max_updates < 1:
         raise ConfigError(f"max_updates = {max_updates}; expected at least 1, or None for the whole recipe")
     output = Path(job.output)
-    device = _device(job)
+    device = choose_device(job.runtime.device)
     with held(output, say=say):
         claim(output, job)
         codes = copy_codes(output / "codes", output=job.codes.output, max_hours=job.codes.max_hours)
@@ -63,32 +58,36 @@ def train_language_model(
             f"codes of snapshot {codes.origin.snapshot} of {codes.origin.output}: {len(codes.recordings)} recordings, "
             f"{codes.hours:.2f} h"
         )
-        torch.set_num_threads(job.runtime.threads)
-        trainer = _trainer(job, codes, device=device)
-        state = load_checkpoint(output)
-        if state is not None:
-            trainer.load_state_dict(state)
-            say(f"going on after {trainer.update} updates")
-            if not (output / MODEL).exists():
-                save_model(output / MODEL, write=partial(_write_model, job, trainer))
-        curves = Curves(
-            output,
-            is_kept=True,
-            updates_per_point=job.runtime.log_updates,
-            num_updates=job.training.num_updates,
-            update=trainer.update,
-        )
         last_update = min(job.training.num_updates, max_updates or job.training.num_updates)
-        with stop_on_signals() as stop, curves:
-            _loop(job, trainer, codes=codes, curves=curves, last_update=last_update, stop=stop, say=say)
+        threads_before = limit_torch_threads(job.runtime.threads)
+        try:
+            trainer = _train(job, codes, last_update=last_update, device=device, say=say)
+        finally:
+            limit_torch_threads(threads_before)
     return TrainingResult(output=output, updates=trainer.update, is_done=trainer.is_done)
 
 
-def _device(job: LanguageModelJob) -> str:
-    has_gpu = torch.cuda.is_available()
-    if job.runtime.device == "cuda" and not has_gpu:
-        raise ConfigError("runtime.device = cuda, and torch sees no GPU; `tokenizer-jobs doctor` says why")
-    return "cuda" if has_gpu and job.runtime.device != "cpu" else "cpu"
+def _train(
+    job: LanguageModelJob, codes: StoredCodes, *, last_update: int, device: str, say: Callable[[str], None]
+) -> LanguageModelTrainer:
+    output = Path(job.output)
+    trainer = _trainer(job, codes, device=device)
+    state = load_checkpoint(output)
+    if state is not None:
+        trainer.load_state_dict(state)
+        say(f"going on after {trainer.update} updates")
+    curves = Curves(
+        output,
+        is_kept=True,
+        updates_per_point=job.runtime.log_updates,
+        num_updates=job.training.num_updates,
+        update=trainer.update,
+    )
+    sitting = LanguageModelSitting(job, trainer, codes=codes, curves=curves, say=say)
+    sitting.save_lost_model()
+    with stop_on_signals() as stop, curves:
+        run_updates(sitting, last_update=last_update, runtime=job.runtime, curves=curves, say=say, stop=stop)
+    return trainer
 
 
 def _trainer(job: LanguageModelJob, codes: StoredCodes, *, device: str) -> LanguageModelTrainer:
@@ -111,54 +110,3 @@ def _trainer(job: LanguageModelJob, codes: StoredCodes, *, device: str) -> Langu
         model = LanguageModel(config)
     n_q_choices = tuple(codes.origin.n_q_of_bandwidths.values())
     return LanguageModelTrainer(model, job.training, n_q_choices=n_q_choices, device=device)
-
-
-def _loop(
-    job: LanguageModelJob,
-    trainer: LanguageModelTrainer,
-    *,
-    codes: StoredCodes,
-    curves: Curves,
-    last_update: int,
-    stop: threading.Event,
-    say: Callable[[str], None],
-) -> None:
-    training, held_out = codes.split(job.codes.held_out_fraction)
-    num_frames = round(job.codes.crop_seconds * codes.origin.codec.frame_rate)
-    crops = CodeCrops(codes.sequences(training), num_frames=num_frames, seed=job.training.seed)
-    evaluated = _tensors(codes, held_out[: job.runtime.evaluation_recordings])
-    saved_at, saved_update = time.monotonic(), trainer.update
-    while trainer.update < last_update and not stop.is_set():
-        metrics = trainer.step(crops.batch(trainer.update, size=job.codes.batch_size))
-        line = curves.add(trainer.update, metrics)
-        if line is not None:
-            say(line)
-        is_evaluated = trainer.update == last_update or trainer.update % job.runtime.evaluation_updates == 0
-        if is_evaluated or time.monotonic() - saved_at > 60 * job.runtime.checkpoint_minutes:
-            _save(job, trainer)
-            saved_at, saved_update = time.monotonic(), trainer.update
-        if evaluated and is_evaluated:
-            say(_evaluate(trainer, evaluated, codes=codes, curves=curves))
-    if trainer.update > saved_update:
-        _save(job, trainer)
-
-
-def _tensors(codes: StoredCodes, recordings: Sequence[CodedRecording]) -> list[Tensor]:
-    return [torch.from_numpy(sequence.astype(np.int64)) for sequence in codes.sequences(recordings)]
-
-
-def _evaluate(trainer: LanguageModelTrainer, sequences: Sequence[Tensor], *, codes: StoredCodes, curves: Curves) -> str:
-    bandwidths = codes.origin.n_q_of_bandwidths
-    rates = code_rates(trainer.model, sequences, n_q_choices=bandwidths.values(), device=str(trainer.device))
-    frame_rate = codes.origin.codec.frame_rate
-    kbps = {bandwidth: rates.kbps(n_q, frame_rate=frame_rate) for bandwidth, n_q in bandwidths.items()}
-    return curves.add_code_rates(trainer.update, rates, kbps=kbps)
-
-
-def _save(job: LanguageModelJob, trainer: LanguageModelTrainer) -> None:
-    output = Path(job.output)
-    save(output, trainer.state_dict(), model=output / MODEL, write=partial(_write_model, job, trainer))
-
-
-def _write_model(job: LanguageModelJob, trainer: LanguageModelTrainer, folder: Path) -> None:
-    trainer.model.save_pretrained(folder, dtype=getattr(torch, job.model.saved_as))

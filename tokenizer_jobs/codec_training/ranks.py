@@ -31,7 +31,10 @@ __all__ = ["RankWork", "run_ranks"]
 
 POLL_SECONDS = 0.2
 STOP_SECONDS = 600
-"""For ranks that were asked to stop: an update, a checkpoint, at worst what is left of a k-means."""
+"""For ranks that were asked to stop: an update and a checkpoint.
+
+Shorter than a k-means on a CPU, which can take an hour (see `LONGEST_WAIT`): ranks in the middle of one are killed, and
+the next call goes on from the last checkpoint."""
 FAILURE_SECONDS = 10
 """For the others where one has failed: they say what they know, and mostly wait for the one that is gone."""
 BEFORE_THE_WORK = (-signal.SIGTERM, 1)
@@ -76,11 +79,11 @@ def run_ranks(
         device: cpu or cuda; rank n has GPU n.
         num_ranks: processes.
         say: gets the lines of the first rank.
-        stop: once it is set, every rank is asked to stop.
+        stop: once it is set, every rank is asked to stop; those that have not after `STOP_SECONDS` are killed.
 
     Raises:
         TokenizerJobsError: what a rank raised.
-        TransientError: a rank was killed, or did not stop.
+        TransientError: a rank was killed by others.
         RuntimeError: a rank failed in another way; its trace is in the message.
     """
     context = multiprocessing.get_context("spawn")
@@ -107,6 +110,8 @@ def run_ranks(
             for pipe in pipes:
                 pipe.close()
     _raise_first(failures, exit_codes, stopped=stop.is_set())
+    if None in exit_codes and not any(exit_codes):
+        say(f"rank {exit_codes.index(None)} did not stop within {STOP_SECONDS} s and was killed; {RESUMES}")
 
 
 def _watch(
@@ -166,8 +171,6 @@ def _raise_first(failures: Sequence[_Failure], exit_codes: Sequence[int | None],
     for rank, code in enumerate(exit_codes):
         if code:
             raise TransientError(f"rank {rank} ended with code {code}; {RESUMES}")
-    if None in exit_codes:
-        raise TransientError(f"rank {exit_codes.index(None)} did not stop within {STOP_SECONDS} s; {RESUMES}")
 
 
 def _run_rank(work: RankWork, place: _Place, pipe: Connection) -> None:
