@@ -86,7 +86,7 @@ def draw_spectrograms(model: EncodecModel, clips: Mapping[str, Sequence[Tensor]]
             first = codes.codes[: model.config.n_q_for(kbps)].contiguous()
             panels[f"{kbps:g} kbps"] = encoder.decode([type(codes)(codes=first)])[0][:, : clip.shape[-1]]
         for axis, (title, waveform) in zip(row, panels.items(), strict=True):
-            axis.specgram(waveform[0].numpy() + 1e-9, 512, model.config.sampling_rate, vmin=-120, vmax=-30)
+            axis.specgram(waveform[0].numpy() + 1e-9, NFFT=512, Fs=model.config.sampling_rate, vmin=-120, vmax=-30)
             axis.set_title(title, fontsize=9)
     for row in axes:
         row[0].set_ylabel("Hz")
