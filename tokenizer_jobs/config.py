@@ -4,14 +4,13 @@
 """
 
 import importlib
-import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from tokenizer_jobs.errors import ConfigError
-from tokenizer_jobs.yaml_files import Frozen, load_yaml, validated
+from tokenizer_jobs.yaml_files import Frozen, OutputFile
 
 __all__ = [
     "AudioRecipe",
@@ -195,7 +194,7 @@ class Runtime(Frozen):
     """After SIGTERM or SIGINT: time for units in flight to finish before they are abandoned."""
 
 
-class JobConfig(Frozen):
+class JobConfig(OutputFile):
     """One job."""
 
     output: str = Field(min_length=1)
@@ -203,28 +202,3 @@ class JobConfig(Frozen):
     recipe: Recipe = Recipe()
     selection: Selection
     runtime: Runtime = Runtime()
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str], *, output: str | None = None) -> Self:
-        """Read and validate a job file.
-
-        Args:
-            path: A YAML file.
-            output: Replaces the file's `output`; None keeps it.
-
-        Raises:
-            ConfigError: the file is missing, is not YAML, or a key or value is wrong.
-        """
-        content = load_yaml(path)
-        if output is not None:
-            content["output"] = output
-        return cls.parse(content, origin=os.fspath(path))
-
-    @classmethod
-    def parse(cls, content: Mapping[str, Any], *, origin: str) -> Self:
-        """Validate a mapping; `origin` names it in messages.
-
-        Raises:
-            ConfigError: naming every wrong key and value.
-        """
-        return validated(cls, content, origin=origin)

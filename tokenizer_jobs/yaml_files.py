@@ -6,20 +6,51 @@ import types
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, Self, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tokenizer_jobs.errors import ConfigError
 
-__all__ = ["Frozen", "load_yaml", "validated"]
+__all__ = ["Frozen", "OutputFile", "load_yaml", "validated"]
 
 
 class Frozen(BaseModel):
     """A part of a file: frozen, and strict about its keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class OutputFile(Frozen):
+    """A whole file, which says where its work goes."""
+
+    output: str
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, output: str | None = None) -> Self:
+        """Read and validate a file.
+
+        Args:
+            path: A YAML file.
+            output: Replaces the file's `output`; None keeps it.
+
+        Raises:
+            ConfigError: the file is missing, is not YAML, or a key or value is wrong.
+        """
+        content = load_yaml(path)
+        if output is not None:
+            content["output"] = output
+        return cls.parse(content, origin=os.fspath(path))
+
+    @classmethod
+    def parse(cls, content: Mapping[str, Any], *, origin: str) -> Self:
+        """Validate a mapping; `origin` names it in messages.
+
+        Raises:
+            ConfigError: naming every wrong key and value.
+        """
+        return validated(cls, content, origin=origin)
 
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -103,7 +103,7 @@ def test_a_device_is_written_to_and_not_replaced(long_row: Storage, tmp_path: Pa
         os.mknod(device, stat.S_IFCHR | 0o600, os.makedev(1, 3))
         device.write_bytes(b"")
     except OSError as error:
-        pytest.skip(f"no device can be made here: {error}")
+        pytest.skip(f"needs root, and a file system that allows device files: {error}")
     decode_to_wav(long_row.url, row_id="a", destination=device)
     assert device.is_char_device()
 

@@ -21,15 +21,14 @@ from tests.tokenizer_jobs.factories import (
     RECIPE,
     make_facts,
     make_item,
-    make_reject,
     make_row,
     make_unit,
 )
 from tokenizer_jobs.digest import Digest, codes_sha256
-from tokenizer_jobs.errors import ConfigError, IntegrityError, RejectReason, Stage
+from tokenizer_jobs.errors import ConfigError, IntegrityError
 from tokenizer_jobs.recipe import file_metadata
 from tokenizer_jobs.records import EncodedItem, Item, TokenizedItem, WorkUnit
-from tokenizer_jobs.schema import CODES_LEAF, reject_schema, row_schema
+from tokenizer_jobs.schema import CODES_LEAF, row_schema
 from tokenizer_jobs.shards import (
     ShardWriter,
     StagedShard,
@@ -37,7 +36,6 @@ from tokenizer_jobs.shards import (
     find_row,
     read_batches,
     read_schema,
-    write_rejects,
 )
 from tokenizer_jobs.shards import writer as writer_module
 from tokenizer_jobs.storage import STAGING_FOLDER, Storage
@@ -231,7 +229,7 @@ def test_what_is_not_closed_is_removed(storage: Storage) -> None:
 
 
 @BOTH
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is always full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, the device of Linux that is always full")
 def test_a_full_disk_is_for_the_user(storage: Storage, shard_format: Format, monkeypatch: pytest.MonkeyPatch) -> None:
     full = Path(storage.url) / "full"
     full.symlink_to("/dev/full")
@@ -385,44 +383,3 @@ def test_duckdb_reads_codes(whole_output: tuple[Path, list[TokenizedItem]]) -> N
     for (codes, speaker), row in zip(found, rows, strict=True):
         assert row.item.user_columns["speaker"] == speaker
         np.testing.assert_array_equal(np.array(codes, dtype=np.uint16), row.encoded.codes)
-
-
-@BOTH
-def test_rejects_come_back_in_plan_order(storage: Storage, shard_format: Format) -> None:
-    unit = WorkUnit(
-        generation=1,
-        index=0,
-        unit_id="0" * 16,
-        items=tuple(make_item(f"i{number}", text=str(number)) for number in range(4)),
-    )
-    rejected = [
-        make_reject(3, RejectReason.TOO_LONG, Stage.FILTER),
-        make_reject(0),
-        make_reject(2, RejectReason.EMPTY),
-    ]
-    schema = reject_schema(USER)
-    staged = write_rejects(
-        storage, unit=unit, rejected=rejected, schema=schema, metadata=METADATA, shard_format=shard_format
-    )
-    assert staged.item_ids == ("i0", "i2", "i3")
-    assert staged.by_reason == {"corrupt": 1, "empty": 1, "too_long": 1}
-    assert staged.num_filtered == 1
-    assert staged.file is not None
-    path = staged.file.target.path
-    assert path == f"rejects/{unit.part_name}.{shard_format}"
-    storage.publish(staged.file.staged, path)
-    (batch,) = read_batches(storage, path)
-    assert batch.schema.equals(schema)
-    assert batch.column("stage").to_pylist() == ["decode", "decode", "filter"]
-    assert batch.column("reason").to_pylist() == ["corrupt", "empty", "too_long"]
-    assert batch.column("message").to_pylist()[0] == "item 0 is damaged"
-    assert batch.column("text").to_pylist() == ["0", "2", "3"]
-    assert b"huggingface" not in read_schema(storage, path).metadata
-
-
-def test_no_rejects_are_no_file(storage: Storage) -> None:
-    staged = write_rejects(
-        storage, unit=UNIT, rejected=[], schema=reject_schema(NO_COLUMNS), metadata=METADATA, shard_format="parquet"
-    )
-    assert staged.file is None
-    assert storage.list(STAGING_FOLDER) == []

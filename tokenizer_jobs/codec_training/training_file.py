@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from tokenizer_jobs.codec_training.checkpoints import updates_done
 from tokenizer_jobs.errors import ConfigError, OutputBusyError
-from tokenizer_jobs.yaml_files import Frozen, load_yaml, validated
+from tokenizer_jobs.yaml_files import OutputFile
 
 __all__ = ["TrainingFile", "claim", "held"]
 
@@ -24,7 +24,7 @@ NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
 """What file systems without locks say."""
 
 
-class TrainingFile(Frozen):
+class TrainingFile(OutputFile):
     """One training run."""
 
     output: str = Field(min_length=1)
@@ -36,22 +36,6 @@ class TrainingFile(Frozen):
         if "://" in value:
             raise ValueError("training writes to a local folder; copy what it made afterwards")
         return value
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str], *, output: str | None = None) -> Self:
-        """Read and validate a training file.
-
-        Args:
-            path: A YAML file.
-            output: Replaces the file's `output`; None keeps it.
-
-        Raises:
-            ConfigError: the file is missing, is not YAML, or a key or value is wrong.
-        """
-        content = load_yaml(path)
-        if output is not None:
-            content["output"] = output
-        return validated(cls, content, origin=os.fspath(path))
 
     def changes_since(self, earlier: Self, *, num_updates: int) -> list[str]:
         """Return the keys in which a training that was begun as `earlier` can not go on as this one.

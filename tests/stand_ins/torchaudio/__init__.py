@@ -1,4 +1,4 @@
-"""Stands in for torchaudio where encodec 0.1.1 is imported as a test oracle; see `tests/encodec_core/meta.py`.
+"""Stands in for torchaudio where encodec 0.1.1 is imported as a test oracle; see `tests/encodec_core/models.py`.
 
 encodec imports torchaudio at its top, but its models never call it, and its discriminator only for a spectrogram. The
 real package is built against one build of torch and breaks beside another, so it is no dependency of the tests. What is
