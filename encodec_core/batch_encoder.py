@@ -5,7 +5,7 @@ an item, D latent channels.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 
 from encodec_core.codes import Codes
+from encodec_core.fast.gpu.decoder import decode_in_batches
+from encodec_core.fast.gpu.encoder import GpuEncoder
+from encodec_core.fast.gpu.quantizer import DeviceQuantizer
 from encodec_core.fast.lanes import Finish, LaneEncoder
 from encodec_core.fast.layers import fold_encoder
 from encodec_core.fast.loudness import window_loudness
-from encodec_core.fast.padded import PaddedEncoder
-from encodec_core.fast.placement import checked_dtype, resolve_device
+from encodec_core.fast.native.encoder import BlockedEncoder, can_run_blocked
+from encodec_core.fast.placement import checked_dtype, resolve_device, takes_large_batches
 from encodec_core.fast.plain import without_weight_norm
 from encodec_core.fast.precision import Precision, exact_float32
 from encodec_core.fast.quantizer import FrameQuantizer
@@ -26,10 +29,8 @@ from encodec_core.windows import linear_overlap_add, window_spans
 
 __all__ = ["BatchEncoder"]
 
-MAX_PADDED_SECONDS = 60
-"""Longer items are not padded into a batch on a GPU: their activations, 128 bytes per sample and more, go there tile
-by tile."""
-GPU_TILE_SECONDS = 10
+WINDOWS_AT_ONCE = 128
+"""Windows that are divided by their loudness before they are encoded; each is a copy of its audio."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +56,11 @@ class BatchEncoder:
         precision: "fp32", or for convolutions only "tf32" (on a GPU) or "bf16". Distances are always float32.
 
     On a CPU an item's codes and latents are equal to the last bit whatever else is in the call, however many threads
-    torch has: measured on x86 with AVX2 and with AVX-512, and promised nowhere else. Memory beyond the waveforms is
-    bounded for codecs without windows too, because long items go through the convolutions in tiles. On a GPU short
-    items share padded batches, and rounding can differ with the shape of the batch.
+    torch has: measured on x86 with AVX2 and with AVX-512, and promised nowhere else. With AVX-512 and the kernels of
+    `fast.native` they are those of `EncodecModel`, on one thread, for the same item alone. Memory beyond the waveforms
+    is bounded for codecs without windows too, because long items go through the convolutions in tiles. On a GPU items
+    share padded batches, and rounding can differ with the shape of the batch; batches are sized by the memory that is
+    free at the first call, and halved where it does not suffice.
 
     Raises:
         ValueError: the bandwidth is not offered, the precision is unknown or cannot take effect, the model is of
@@ -82,13 +85,20 @@ class BatchEncoder:
         convolution_dtype = torch.bfloat16 if precision == "bf16" else self._dtype
         with torch.no_grad(), exact_float32():
             encoder = fold_encoder(model.encoder, device=self.device, convolution_dtype=convolution_dtype)
-            on_gpu = self.device.type != "cpu"
-            tile_samples = GPU_TILE_SECONDS * self._config.sampling_rate if on_gpu else None
-            self._lanes = LaneEncoder(encoder, convolution_dtype=convolution_dtype, tile_samples=tile_samples)
-            self._padded = PaddedEncoder(encoder, convolution_dtype=convolution_dtype) if on_gpu else None
-            self._frame_quantizer = FrameQuantizer(
-                model.quantizer.codebooks[: self.n_q], device=self.device, dtype=self._dtype
-            )
+            codebooks = model.quantizer.codebooks[: self.n_q]
+            self._gpu: GpuEncoder | None = None
+            if takes_large_batches(self.device):
+                self._gpu = GpuEncoder(
+                    encoder,
+                    DeviceQuantizer(codebooks, device=self.device, dtype=self._dtype),
+                    convolution_dtype=convolution_dtype,
+                    normalize=self._config.normalize,
+                )
+            self._blocked: BlockedEncoder | None = None
+            if can_run_blocked(encoder, codebooks):
+                self._blocked = BlockedEncoder(encoder, codebooks, hop_length=self._config.hop_length)
+            self._lanes = LaneEncoder(encoder, convolution_dtype=convolution_dtype)
+            self._frame_quantizer = FrameQuantizer(codebooks, device=self.device, dtype=self._dtype)
             self._quantizer = copy.deepcopy(model.quantizer).to(self.device)
             self._decoder = without_weight_norm(model.decoder).to(self.device)
 
@@ -109,8 +119,14 @@ class BatchEncoder:
         """
         self._check_waveforms(waveforms)
         spans = self._spans(waveforms)
-        scales = self._scales(waveforms, spans)
-        codes = [piece.cpu() for piece in self._run(waveforms, spans, scales, finish=self._quantize)]
+        if self._gpu is not None:
+            codes, scales = self._encode_on_gpu(self._gpu, waveforms, spans)
+        else:
+            scales = self._scales(waveforms, spans)
+            if self._blocked is not None:
+                codes = self._run_blocked(waveforms, spans, scales, encode=self._blocked.encode)
+            else:
+                codes = [piece.cpu() for piece in self._run(waveforms, spans, scales, finish=self._quantize)]
         if scales is None:
             scales = [torch.ones(())] * len(spans)
         by_item = zip(_by_item(codes, spans, len(waveforms)), _by_item(scales, spans, len(waveforms)), strict=True)
@@ -121,7 +137,14 @@ class BatchEncoder:
         """Return what `encode` quantizes: for each waveform `[C, n]` its latents `[D, T]`, on the encoder's device."""
         self._check_waveforms(waveforms)
         spans = self._spans(waveforms)
-        latents = self._run(waveforms, spans, self._scales(waveforms, spans), finish=list)
+        if self._gpu is not None:
+            with exact_float32(tf32_convolutions=self._tf32):
+                latents = self._gpu.latents(_cut(waveforms, spans))
+        elif self._blocked is not None:
+            scales = self._scales(waveforms, spans)
+            latents = self._run_blocked(waveforms, spans, scales, encode=self._blocked.latents)
+        else:
+            latents = self._run(waveforms, spans, self._scales(waveforms, spans), finish=list)
         return [torch.cat(pieces, -1) for pieces in _by_item(latents, spans, len(waveforms))]
 
     @torch.no_grad()
@@ -139,6 +162,8 @@ class BatchEncoder:
             ValueError: the codes have windows and the codec has none, or the reverse, or more codebooks than the codec.
         """
         with exact_float32():
+            if self._gpu is not None:
+                return self._decode_on_gpu(codes)
             return [self._decode(item).cpu() for item in codes]
 
     def _spans(self, waveforms: Sequence[Tensor]) -> list[_Span]:
@@ -163,24 +188,37 @@ class BatchEncoder:
             return (audio if scales is None else audio / scales[index]).to(self.device)
 
         results: dict[int, Tensor] = {}
-        for encoder, chosen in self._routes(spans):
-            for group in encoder.groups([spans[index].num_samples for index in chosen]):
-                members = [chosen[place] for place in group]
-                with exact_float32(tf32_convolutions=self._tf32):
-                    encoded = encoder.encode([loaded(index) for index in members], finish=finish)
-                results |= dict(zip(members, encoded, strict=True))
+        for group in self._lanes.groups([span.num_samples for span in spans]):
+            with exact_float32(tf32_convolutions=self._tf32):
+                encoded = self._lanes.encode([loaded(index) for index in group], finish=finish)
+            results |= dict(zip(group, encoded, strict=True))
         return [results[index] for index in range(len(spans))]
 
-    def _routes(self, spans: Sequence[_Span]) -> list[tuple[LaneEncoder | PaddedEncoder, list[int]]]:
-        """Say which spans go which way."""
-        if self._padded is None:
-            return [(self._lanes, list(range(len(spans))))]
-        limit = MAX_PADDED_SECONDS * self._config.sampling_rate
-        is_short = [span.num_samples <= limit for span in spans]
-        return [
-            (self._padded, [index for index, short in enumerate(is_short) if short]),
-            (self._lanes, [index for index, short in enumerate(is_short) if not short]),
-        ]
+    def _run_blocked(
+        self,
+        waveforms: Sequence[Tensor],
+        spans: Sequence[_Span],
+        scales: Sequence[Tensor] | None,
+        *,
+        encode: Callable[[Sequence[Tensor]], list[Tensor]],
+    ) -> list[Tensor]:
+        audio = _cut(waveforms, spans)
+        if scales is None:
+            return encode(audio)
+        encoded: list[Tensor] = []
+        for start in range(0, len(spans), WINDOWS_AT_ONCE):
+            some = slice(start, start + WINDOWS_AT_ONCE)
+            encoded += encode([window / scale for window, scale in zip(audio[some], scales[some], strict=True)])
+        return encoded
+
+    def _encode_on_gpu(
+        self, gpu: GpuEncoder, waveforms: Sequence[Tensor], spans: Sequence[_Span]
+    ) -> tuple[list[Tensor], list[Tensor] | None]:
+        # TF32, if any, is for convolutions alone: distances are float32.
+        with exact_float32(tf32_convolutions=self._tf32):
+            encoded = gpu.encode(_cut(waveforms, spans))
+        scales = [one.scale for one in encoded if one.scale is not None]
+        return [one.codes for one in encoded], scales if self._config.normalize else None
 
     def _quantize(self, latents: list[Tensor]) -> list[Tensor]:
         frames = torch.cat([piece.t() for piece in latents])
@@ -196,19 +234,38 @@ class BatchEncoder:
         return Codes(codes=merged, scales=torch.stack(scales).float().cpu(), window_frames=window_frames)
 
     def _decode(self, item: Codes) -> Tensor:
+        decoded = [self._decode_window(window[None])[0] for window in self._windows(item)]
+        return self._joined(item, decoded)
+
+    def _decode_on_gpu(self, codes: Sequence[Codes]) -> list[Tensor]:
+        windows = [self._windows(item) for item in codes]
+        decoded = iter(
+            decode_in_batches(
+                [window for item in windows for window in item],
+                hop_length=self._config.hop_length,
+                decode=self._decode_window,
+            )
+        )
+        pieces = [[next(decoded) for _ in item] for item in windows]
+        return [self._joined(item, decoded).cpu() for item, decoded in zip(codes, pieces, strict=True)]
+
+    def _windows(self, item: Codes) -> list[Tensor]:
+        """Return the codes int64 `[K, T_i]` of each window, or of the item, on the device."""
         has_windows = self._config.chunk_length is not None
         if (item.window_frames is not None) != has_windows:
             raise ValueError(
                 f"{item} {'has no windows, the codec has' if has_windows else 'has windows, the codec has none'}; "
                 "were they made by another codec?"
             )
-        codes = item.codes.to(self.device, torch.int64)[None]
-        if item.window_frames is None or item.scales is None:
-            return self._decode_window(codes)[0]
+        codes = item.codes.to(self.device, torch.int64)
+        return [codes] if item.window_frames is None else list(torch.split(codes, item.window_frames.tolist(), dim=-1))
+
+    def _joined(self, item: Codes, decoded: Sequence[Tensor]) -> Tensor:
+        if item.scales is None:
+            return decoded[0]
         scales = item.scales.to(self.device, self._dtype)
-        windows = torch.split(codes, item.window_frames.tolist(), dim=-1)
-        decoded = [self._decode_window(window) * scale for window, scale in zip(windows, scales, strict=True)]
-        return linear_overlap_add(decoded, stride=self._config.chunk_stride or 1)[0]
+        scaled = [window * scale for window, scale in zip(decoded, scales, strict=True)]
+        return linear_overlap_add(scaled, stride=self._config.chunk_stride or 1)
 
     def _decode_window(self, codes: Tensor) -> Tensor:
         decoded: Tensor = self._decoder(self._quantizer.dequantize(codes))
@@ -227,6 +284,10 @@ class BatchEncoder:
                     f"waveform {index} is {waveform.dtype}; expected {self._dtype}, the model's: "
                     "convert it, integers scaled to [-1, 1]"
                 )
+
+
+def _cut(waveforms: Sequence[Tensor], spans: Sequence[_Span]) -> list[Tensor]:
+    return [waveforms[span.item][:, span.start : span.end] for span in spans]
 
 
 def _by_item(pieces: Sequence[Tensor], spans: Sequence[_Span], num_items: int) -> list[list[Tensor]]:

@@ -1,7 +1,24 @@
 import faulthandler
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--gpu", action="store_true", help="this machine has a GPU: what wants one fails without it")
+
+
+@pytest.fixture(scope="session")
+def gpu(request: pytest.FixtureRequest) -> Any:
+    """The GPU, as a torch device. Without one a test is skipped, unless the run says that there is one."""
+    import torch  # here, because most tests of the service need none
+
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    if request.config.getoption("--gpu"):
+        pytest.fail(f"--gpu says that there is a GPU, and torch {torch.__version__} sees none")
+    pytest.skip("there is no GPU; on a machine with one: python -m pytest --gpu tests/encodec_core/test_gpu.py")
 
 
 @pytest.fixture(scope="session")

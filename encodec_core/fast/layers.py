@@ -120,6 +120,11 @@ class FoldedEncoder:
         return next(self.lstm.parameters()).dtype
 
     @property
+    def convolution_dtype(self) -> torch.dtype:
+        """What the convolutions compute in."""
+        return stage_convs(self.front[0])[0].weight.dtype
+
+    @property
     def device(self) -> torch.device:
         """Where it computes."""
         return next(self.lstm.parameters()).device

@@ -2,7 +2,7 @@
 
 import torch
 
-__all__ = ["checked_dtype", "resolve_device"]
+__all__ = ["checked_dtype", "resolve_device", "takes_large_batches"]
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -10,6 +10,11 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(device)
+
+
+def takes_large_batches(device: torch.device) -> bool:
+    """Whether `device` wants few large steps, as GPUs do, rather than small ones that stay in a core's caches."""
+    return device.type != "cpu"
 
 
 def checked_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -42,7 +42,8 @@ class FrameQuantizer:
     ) -> None:
         self._entries = [codebook.embed.detach().to(device, dtype, copy=True) for codebook in codebooks]
         self._transposed = [entries.t().contiguous() for entries in self._entries]
-        self._squares = [transposed.pow(2).sum(0, keepdim=True) for transposed in self._transposed]
+        # The sum over the rows of `[E, D]` has the bits of `nearest_entries`, that of a transposed copy has not.
+        self._squares = [entries.pow(2).sum(1)[None] for entries in self._entries]
         self._sizes = (*(_agreeing_sizes(self._transposed[0]) if small_blocks else ()), BLOCK_FRAMES)
 
     def encode(self, frames: Tensor) -> Tensor:

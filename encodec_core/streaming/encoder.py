@@ -12,9 +12,9 @@ from encodec_core.codes import Codes
 from encodec_core.fast.layers import fold_encoder
 from encodec_core.fast.placement import checked_dtype, resolve_device
 from encodec_core.fast.precision import exact_float32
-from encodec_core.fast.quantizer import FrameQuantizer
 from encodec_core.model import EncodecModel
 from encodec_core.streaming.latents import LatentPiece, latents_of
+from encodec_core.streaming.quantizer import stream_quantizer
 from encodec_core.streaming.streamable import as_batch, check_batch_size, check_streamable, from_batch
 
 __all__ = ["StreamingEncoder"]
@@ -31,7 +31,9 @@ class StreamingEncoder:
 
     All that `push` and `flush` return, one after the other, is what `BatchEncoder` gives for the whole recording: on a
     CPU to the last bit, wherever it was cut and whatever the other streams are. After `flush` the next push begins a
-    new stream.
+    new stream. One exception: where the kernels of `fast.native` run, recordings of a causal codec below half a second
+    (at 24 kHz) are rounded otherwise than by `BatchEncoder`, which follows torch in convolving short recordings as
+    matrix products; a stream cannot know its length. Near ties may then fall otherwise.
 
         causal       codes of frame f come with sample (f + 1) * hop_length; those of the first frames with that of
                      the seventh (at 24 kHz with sample 2,240), because the last convolution reflects the start
@@ -64,9 +66,9 @@ class StreamingEncoder:
         self._dtype = checked_dtype(model.dtype)
         with torch.no_grad(), exact_float32():
             encoder = fold_encoder(model.encoder, device=self.device, convolution_dtype=self._dtype)
-            self._latents = latents_of(model.config, encoder, num_streams=batch_size)
             codebooks = model.quantizer.codebooks[: self.n_q]
-            self._quantizer = FrameQuantizer(codebooks, device=self.device, dtype=self._dtype, small_blocks=True)
+            self._latents = latents_of(model.config, encoder, codebooks, num_streams=batch_size)
+            self._quantizer = stream_quantizer(encoder, codebooks, has_windows=model.config.chunk_length is not None)
 
     def push(self, waveform: Tensor) -> Tensor:
         """Take the next samples and return the codes that they complete.
@@ -111,18 +113,15 @@ class StreamingEncoder:
         return self._quantized(lambda: self._latents.push(batch))
 
     def _flushed(self) -> list[tuple[Tensor, Tensor | None]]:
-        return self._quantized(self._latents.flush)
+        flushed = self._quantized(self._latents.flush)
+        self._quantizer.start()
+        return flushed
 
     @torch.no_grad()
     def _quantized(self, pieces: Callable[[], Iterator[LatentPiece]]) -> list[tuple[Tensor, Tensor | None]]:
         """Return codes int32 `[N, K, t]` on the CPU, and scales `[N]`, of each piece."""
         with exact_float32():
-            return [(self._codes(piece.latents), piece.scales) for piece in pieces()]
-
-    def _codes(self, latents: Tensor) -> Tensor:
-        num_streams, _, num_frames = latents.shape
-        codes = self._quantizer.encode(latents.transpose(1, 2).flatten(0, 1)).to(torch.int32)
-        return codes.view(num_streams, num_frames, self.n_q).transpose(1, 2).cpu()
+            return [(self._quantizer.encode(piece.latents), piece.scales) for piece in pieces()]
 
     def _joined(self, pieces: list[tuple[Tensor, Tensor | None]]) -> Tensor:
         nothing = torch.zeros(self.batch_size, self.n_q, 0, dtype=torch.int32)

@@ -3,8 +3,9 @@
 Letters in shapes: N streams, C audio channels, n samples, D latent channels, t frames.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Protocol
 
@@ -16,6 +17,9 @@ from encodec_core.fast.lanes import LaneEncoder
 from encodec_core.fast.layers import FoldedEncoder
 from encodec_core.fast.loudness import window_loudness
 from encodec_core.fast.lstm import MAX_LANES
+from encodec_core.fast.native.encoder import BlockedEncoder, can_run_blocked
+from encodec_core.fast.native.stream import BlockedStream
+from encodec_core.quantization.codebook import Codebook
 from encodec_core.streaming.network import NetworkStream
 from encodec_core.windows import window_spans
 
@@ -54,17 +58,33 @@ def tile_samples(num_streams: int) -> int:
     return min(TILE_SAMPLES, max(SMALLEST_TILE, BATCH_SAMPLES // num_streams))
 
 
-def latents_of(config: EncodecConfig, encoder: FoldedEncoder, *, num_streams: int) -> LatentSource:
-    """Return the way that streams of this codec go."""
-    kind = CausalLatents if config.chunk_length is None else WindowLatents
-    return kind(config, encoder, num_streams=num_streams)
+def latents_of(
+    config: EncodecConfig, encoder: FoldedEncoder, codebooks: Sequence[Codebook], *, num_streams: int
+) -> LatentSource:
+    """Return the way that streams of this codec go; where `BatchEncoder` runs the kernels for it, so do they."""
+    blocked = can_run_blocked(encoder, codebooks)
+    if config.chunk_length is None:
+        stream = BlockedStream if blocked else NetworkStream
+        return CausalLatents(config, encoder, stream(encoder, num_streams=num_streams), num_streams=num_streams)
+    if blocked:
+        encode = BlockedEncoder(encoder, codebooks, hop_length=config.hop_length).latents
+    else:
+        encode = partial(_latents_in_lanes, LaneEncoder(encoder, convolution_dtype=encoder.dtype))
+    return WindowLatents(config, encoder, encode, num_streams=num_streams)
 
 
 class CausalLatents:
     """Latents of a causal codec: those of a frame come with its last sample, after a start of seven frames."""
 
-    def __init__(self, config: EncodecConfig, encoder: FoldedEncoder, *, num_streams: int) -> None:
-        self._network = NetworkStream(encoder, num_streams=num_streams)
+    def __init__(
+        self,
+        config: EncodecConfig,
+        encoder: FoldedEncoder,
+        network: NetworkStream | BlockedStream,
+        *,
+        num_streams: int,
+    ) -> None:
+        self._network = network
         self._nothing = torch.zeros(num_streams, config.audio_channels, 0, dtype=encoder.dtype, device=encoder.device)
         self._tile_samples = tile_samples(num_streams)
 
@@ -84,11 +104,18 @@ class WindowLatents:
     Memory: one window of every stream, and what `MAX_LANES` windows need in the networks.
     """
 
-    def __init__(self, config: EncodecConfig, encoder: FoldedEncoder, *, num_streams: int) -> None:
+    def __init__(
+        self,
+        config: EncodecConfig,
+        encoder: FoldedEncoder,
+        encode: Callable[[Sequence[Tensor]], list[Tensor]],
+        *,
+        num_streams: int,
+    ) -> None:
         assert config.chunk_length is not None
         self._length, self._stride = config.chunk_length, config.chunk_stride or config.chunk_length
         self._normalize = config.normalize
-        self._lanes = LaneEncoder(encoder, convolution_dtype=encoder.dtype)
+        self._encode = encode
         self._buffer = torch.zeros(
             num_streams, config.audio_channels, self._length, dtype=encoder.dtype, device=encoder.device
         )
@@ -123,15 +150,16 @@ class WindowLatents:
             scales = [window_loudness(waveform) for waveform in waveforms] if self._normalize else None
             if scales is not None:
                 waveforms = [waveform / scale for waveform, scale in zip(waveforms, scales, strict=True)]
-            latents = self._latents(waveforms)
+            latents = self._encode(waveforms)
             for start in range(0, len(waveforms), num_streams):
                 streams = slice(start, start + num_streams)
                 window_scales = None if scales is None else torch.stack(scales[streams])
                 yield LatentPiece(latents=torch.stack(latents[streams]), scales=window_scales)
 
-    def _latents(self, waveforms: list[Tensor]) -> list[Tensor]:
-        found: dict[int, Tensor] = {}
-        for group in self._lanes.groups([waveform.shape[-1] for waveform in waveforms]):
-            encoded = self._lanes.encode([waveforms[index] for index in group], finish=list)
-            found |= dict(zip(group, encoded, strict=True))
-        return [found[index] for index in range(len(waveforms))]
+
+def _latents_in_lanes(lanes: LaneEncoder, waveforms: Sequence[Tensor]) -> list[Tensor]:
+    found: dict[int, Tensor] = {}
+    for group in lanes.groups([waveform.shape[-1] for waveform in waveforms]):
+        encoded = lanes.encode([waveforms[index] for index in group], finish=list)
+        found |= dict(zip(group, encoded, strict=True))
+    return [found[index] for index in range(len(waveforms))]

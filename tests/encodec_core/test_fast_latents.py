@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Any
 
 import pytest
 import torch
@@ -14,9 +13,7 @@ from torch import Tensor
 from encodec_core import BatchEncoder, EncodecModel
 from encodec_core.fast.lanes import LaneEncoder
 from encodec_core.fast.layers import FoldedEncoder, elu, fold_encoder
-from encodec_core.fast.padded import PaddedEncoder, reflected_steps
 from encodec_core.fast.tiles import initial_state, push
-from encodec_core.modules.conv import conv_padding, pad1d
 from encodec_core.windows import loudness, window_spans
 from tests.encodec_core.models import CONFIGS, WINDOW_LENGTHS, fitted_model
 
@@ -62,7 +59,7 @@ def expected_latents(name: str, num_samples: int) -> Tensor:
     return plain_latents(double_model(name), noise(name, num_samples))
 
 
-def in_groups(encoder: LaneEncoder | PaddedEncoder, audio: Sequence[Tensor]) -> list[Tensor]:
+def in_groups(encoder: LaneEncoder, audio: Sequence[Tensor]) -> list[Tensor]:
     found: dict[int, Tensor] = {}
     for group in encoder.groups([waveform.shape[-1] for waveform in audio]):
         found |= dict(zip(group, encoder.encode([audio[index] for index in group], finish=list), strict=True))
@@ -103,19 +100,6 @@ class TestProofInFloat64:
         found = in_groups(encoder, [noise(name, num_samples) for num_samples in LENGTHS])
         assert largest_difference(found, [expected_latents(name, num_samples) for num_samples in LENGTHS]) < EQUAL
 
-    @without_windows
-    @pytest.mark.parametrize("filler", [0.37, 1e4])
-    def test_no_latent_depends_on_padding(self, name: str, filler: float) -> None:
-        encoder = PaddedEncoder(folded(name), convolution_dtype=torch.float64, filler=filler)
-        audio = [noise(name, num_samples) for num_samples in LENGTHS]
-        expected = [expected_latents(name, num_samples) for num_samples in LENGTHS]
-        assert largest_difference(encoder.encode(audio, finish=list), expected) < EQUAL
-        assert largest_difference(in_groups(encoder, audio), expected) < EQUAL
-
-    def test_windows_are_padded_into_no_batch(self) -> None:
-        encoder = PaddedEncoder(folded("windows_stereo"), convolution_dtype=torch.float64)
-        assert sorted(encoder.groups([48_000, 20, 48_000, 21, 20])) == [[0, 2], [1, 4], [3]]
-
     @settings(max_examples=40, deadline=None)
     @given(
         name=st.sampled_from(["causal_mono", "musicgen"]),
@@ -126,9 +110,7 @@ class TestProofInFloat64:
         audio = [noise(name, num_samples) for num_samples in lengths]
         expected = [plain_latents(double_model(name), waveform) for waveform in audio]
         lanes = LaneEncoder(folded(name), convolution_dtype=torch.float64, tile_samples=tile_samples)
-        padded = PaddedEncoder(folded(name), convolution_dtype=torch.float64, filler=0.37)
         assert largest_difference(lanes.encode(audio, finish=list), expected) < EQUAL
-        assert largest_difference(padded.encode(audio, finish=list), expected) < EQUAL
 
     @settings(max_examples=40, deadline=None)
     @given(
@@ -144,27 +126,6 @@ class TestProofInFloat64:
         tiles = waveform.tensor_split(places, dim=-1)
         pieces = [push(tile, front, states, is_last=index == len(places)) for index, tile in enumerate(tiles)]
         assert largest_difference([torch.cat(pieces, -1)], [whole]) < EQUAL
-
-    @settings(deadline=None)
-    @given(
-        length=st.integers(1, 40),
-        kernel_size=st.integers(1, 12),
-        stride=st.integers(1, 6),
-        causal=st.booleans(),
-    )
-    def test_reflection_in_a_batch_is_that_of_pad1d(
-        self, length: int, kernel_size: int, stride: int, causal: bool
-    ) -> None:
-        kernel_size = max(kernel_size, stride)
-        shape: dict[str, Any] = {"kernel_size": kernel_size, "stride": stride, "dilation": 1, "causal": causal}
-        left, right = conv_padding(0, **shape)
-        steps, sources = reflected_steps(torch.tensor([length]), left=left, right=right, stride=stride)
-        x = torch.arange(1.0, length + 1)
-        padding = conv_padding(length, **shape)
-        expected = pad1d(x[None], padding, mode="reflect")[0]
-        found = torch.cat([torch.zeros(left), x, torch.zeros(right + stride - 1)])
-        found[steps[0] + left] = torch.where(sources[0] < 0, 0.0, x[sources[0].clamp(min=0)])
-        assert torch.equal(found[: len(expected)], expected)
 
 
 class TestBits:
@@ -230,10 +191,9 @@ class TestBits:
         assert torch.equal(elu(x[:num_numbers]), expected[:num_numbers])
 
 
-@pytest.mark.parametrize("kind", [LaneEncoder, PaddedEncoder])
-def test_encoders_build_no_graph(kind: Any) -> None:
+def test_encoders_build_no_graph() -> None:
     audio = noise("causal_mono", 3_000).requires_grad_()
-    encoder = kind(folded("causal_mono"), convolution_dtype=torch.float64)
+    encoder = LaneEncoder(folded("causal_mono"), convolution_dtype=torch.float64)
     with torch.enable_grad():
         (latents,) = encoder.encode([audio], finish=list)
     assert not latents.requires_grad

@@ -1,0 +1,1 @@
+"""Encoding and decoding where work should come in large pieces and never wait: on a GPU."""

@@ -1,0 +1,288 @@
+"""Chains of stages over blocked tensors: every stage writes where the next one reads.
+
+Letters in shapes: N blocks of channels, T time steps, W channels of a block (16; 1 for audio).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from torch import Tensor
+
+from encodec_core.fast.layers import FoldedBlock, FoldedConv, Stage, stage_convs
+from encodec_core.fast.native.blocked import BlockedConv, BlockedNorm, activate
+from encodec_core.fast.native.inlet import Arena, Inlet
+from encodec_core.fast.native.terms import BLOCK
+from encodec_core.modules.conv import conv_output_length, extra_padding
+
+__all__ = ["Chain", "ChainState", "Workspace", "can_be_blocked"]
+
+
+def can_be_blocked(stages: Sequence[Stage]) -> bool:
+    """Whether a chain of these stages can be made."""
+    convs = [conv for stage in stages for conv in stage_convs(stage)]
+    return all(
+        conv.pad_mode in ("reflect", "constant")
+        and (conv.norm is None or (conv.norm.num_groups == 1 and conv.norm.num_channels % BLOCK == 0))
+        for conv in convs
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Memory for one push at a time."""
+
+    inputs: tuple[Arena, Arena] = field(default_factory=lambda: (Arena(), Arena()))
+    """Of the stage that runs, and of the one that it writes to."""
+    scratch: Arena = field(default_factory=Arena)
+    """Of the convolutions inside a block."""
+    norms: Arena = field(default_factory=Arena)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opened:
+    """Memory for the next inputs of a stage; the stage before fills `raw`, `activated`, or both."""
+
+    num_new: int
+    is_last: bool
+    memory: Tensor
+    """`[N, T, W]`: what the stage's first convolution reads, new inputs and others."""
+    raw: Tensor | None = None
+    """`[N, num_new, W]` for the inputs themselves."""
+    activated: Tensor | None = None
+    """`[N, num_new, W]` for their ELU."""
+
+
+@dataclass(slots=True)
+class _BlockState:
+    inlets: list[Inlet]
+    shortcut: Tensor | None = None
+    """`[N, T, 16]`: results of the shortcut that wait for the convolutions, which look ahead unless they are causal."""
+
+
+_StageState: TypeAlias = Inlet | _BlockState
+ChainState: TypeAlias = list[_StageState]
+"""What the stages of a chain know of an item so far."""
+
+
+class Chain:
+    """Stages, one after the other. Where they have norms, a push is a whole item.
+
+    Args:
+        stages: as `can_be_blocked` allows, float32, on the CPU.
+        is_audio: whether the chain begins with audio `[channels, T, 1]`.
+    """
+
+    def __init__(self, stages: Sequence[Stage], *, is_audio: bool) -> None:
+        self._stages = [
+            _BlockStage(stage)
+            if isinstance(stage, FoldedBlock)
+            else _ConvStage(stage, is_audio=is_audio and place == 0)
+            for place, stage in enumerate(stages)
+        ]
+        self._out_blocks = self._stages[-1].out_blocks
+
+    def start(self, num_steps: int | None) -> ChainState:
+        """Return the state before an item of so many time steps; None: not known yet, and many."""
+        states: ChainState = []
+        for stage in self._stages:
+            state, num_steps = stage.start(num_steps)
+            states.append(state)
+        return states
+
+    def push(
+        self, x: Tensor, states: ChainState, workspace: Workspace, *, is_last: bool, into: Tensor | None = None
+    ) -> Tensor:
+        """Send the next time steps of an item through the chain.
+
+        Args:
+            x: contiguous `[N, T, W]`, T >= 0.
+            states: what `start` returned, changed in place.
+            workspace: of this thread.
+            is_last: whether the item ends with `x`.
+            into: `[N', T' or more, 16]` for the result; None: memory of its own.
+
+        Returns:
+            `[N', T', 16]`: what could be computed now.
+        """
+        opened = self._stages[0].open(states[0], x.shape[1], workspace.inputs[0], is_last=is_last)
+        _fill(opened, x)
+        for place, stage in enumerate(self._stages):
+            num_ready = stage.num_ready(states[place], opened.num_new, is_last=is_last)
+            if place + 1 < len(self._stages):
+                arena = workspace.inputs[(place + 1) % 2]
+                following = self._stages[place + 1].open(states[place + 1], num_ready, arena, is_last=is_last)
+            else:
+                room = x.new_empty(self._out_blocks, num_ready, BLOCK) if into is None else into
+                result = room[:, :num_ready]
+                following = _Opened(num_new=num_ready, is_last=is_last, memory=result, raw=result)
+            stage.run(states[place], opened, following, workspace)
+            opened = following
+        return result
+
+
+class _NormedConv:
+    """A convolution and the norm after it, if it has one."""
+
+    def __init__(self, conv: FoldedConv, *, is_audio: bool = False) -> None:
+        self.conv = conv
+        self._blocked = BlockedConv(conv, is_audio=is_audio)
+        self._norm = None if conv.norm is None else BlockedNorm(conv.norm)
+        self.in_blocks, self.out_blocks = self._blocked.in_blocks, self._blocked.out_blocks
+        self.width = self._blocked.width
+
+    def run(
+        self, opened: _Opened, inlet: Inlet, outlet: _Opened, norms: Arena, *, residual: Tensor | None = None
+    ) -> None:
+        """Compute what is ready of an opened item."""
+        intake = inlet.intake(opened.num_new, is_last=opened.is_last)
+        ready = inlet.ready(intake, opened.memory, is_last=opened.is_last)
+        if ready is not None:
+            self.run_on(ready, inlet.item_steps, norms, raw=outlet.raw, activated=outlet.activated, residual=residual)
+
+    def run_on(
+        self,
+        x: Tensor,
+        item_steps: int | None,
+        norms: Arena,
+        *,
+        raw: Tensor | None = None,
+        activated: Tensor | None = None,
+        residual: Tensor | None = None,
+    ) -> None:
+        """Compute; see `BlockedConv.run`."""
+        if self._norm is None:
+            self._blocked.run(x, item_steps=item_steps, raw=raw, activated=activated, residual=residual)
+            return
+        num_rows = (x.shape[1] - self.conv.span) // self.conv.stride + 1
+        norms.reset(2 * self.out_blocks * num_rows * BLOCK)
+        convolved, scratch = (norms.take(self.out_blocks, num_rows, BLOCK) for _ in range(2))
+        self._blocked.run(x, item_steps=item_steps, raw=convolved)
+        self._norm.run(convolved, scratch=scratch, raw=raw, activated=activated, residual=residual)
+
+
+class _ConvStage:
+    """A convolution whose inputs pass an ELU first, or do not."""
+
+    def __init__(self, conv: FoldedConv, *, is_audio: bool) -> None:
+        self._conv = _NormedConv(conv, is_audio=is_audio)
+        self.out_blocks = self._conv.out_blocks
+
+    def start(self, num_steps: int | None) -> tuple[_StageState, int | None]:
+        """Return the state before an item of so many time steps (None: not known), and how many come out."""
+        return _start_inlet(self._conv.conv, num_steps)
+
+    def num_ready(self, state: _StageState, num_new: int, *, is_last: bool) -> int:
+        """Return how many outputs the next inputs make ready."""
+        assert isinstance(state, Inlet)
+        return state.intake(num_new, is_last=is_last).num_ready
+
+    def open(self, state: _StageState, num_new: int, arena: Arena, *, is_last: bool) -> _Opened:
+        """Make room for the next inputs."""
+        assert isinstance(state, Inlet)
+        intake = state.intake(num_new, is_last=is_last)
+        shape = (self._conv.in_blocks, intake.size, self._conv.width)
+        arena.reset(shape[0] * shape[1] * shape[2])
+        memory = arena.take(*shape)
+        new = state.place(intake, memory)
+        if self._conv.conv.elu_before:
+            return _Opened(num_new=num_new, is_last=is_last, memory=memory, activated=new)
+        return _Opened(num_new=num_new, is_last=is_last, memory=memory, raw=new)
+
+    def run(self, state: _StageState, opened: _Opened, following: _Opened, workspace: Workspace) -> None:
+        """Compute what is ready, to where the following stage reads it."""
+        assert isinstance(state, Inlet)
+        self._conv.run(opened, state, following, workspace.norms)
+
+
+class _BlockStage:
+    """A residual block."""
+
+    def __init__(self, block: FoldedBlock) -> None:
+        self._convs = [_NormedConv(conv) for conv in block.convs]
+        self._shortcut = None if block.shortcut is None else _NormedConv(block.shortcut)
+        self._blocks = self._convs[0].in_blocks
+        self.out_blocks = self._convs[-1].out_blocks
+
+    def start(self, num_steps: int | None) -> tuple[_StageState, int | None]:
+        """See `_ConvStage.start`."""
+        inlets = []
+        for conv in self._convs:
+            inlet, num_steps = _start_inlet(conv.conv, num_steps)
+            inlets.append(inlet)
+        return _BlockState(inlets), num_steps
+
+    def num_ready(self, state: _StageState, num_new: int, *, is_last: bool) -> int:
+        """See `_ConvStage.num_ready`."""
+        assert isinstance(state, _BlockState)
+        for inlet in state.inlets:
+            num_new = inlet.intake(num_new, is_last=is_last).num_ready
+        return num_new
+
+    def open(self, state: _StageState, num_new: int, arena: Arena, *, is_last: bool) -> _Opened:
+        """See `_ConvStage.open`."""
+        assert isinstance(state, _BlockState)
+        intake = state.inlets[0].intake(num_new, is_last=is_last)
+        arena.reset(self._blocks * (intake.size + num_new) * BLOCK)
+        memory, raw = (arena.take(self._blocks, steps, BLOCK) for steps in (intake.size, num_new))
+        activated = state.inlets[0].place(intake, memory)
+        return _Opened(num_new=num_new, is_last=is_last, memory=memory, raw=raw, activated=activated)
+
+    def run(self, state: _StageState, opened: _Opened, following: _Opened, workspace: Workspace) -> None:
+        """See `_ConvStage.run`."""
+        assert isinstance(state, _BlockState)
+        sizes = self._memory_steps(state, opened)
+        workspace.scratch.reset(sum(blocks * steps for blocks, steps in sizes) * BLOCK)
+        shortcut, *memories = (workspace.scratch.take(blocks, steps, BLOCK) for blocks, steps in sizes)
+        self._fill_shortcut(shortcut, state, opened, workspace.norms)
+        for conv, inlet, next_inlet, memory in zip(self._convs, state.inlets, state.inlets[1:], memories, strict=False):
+            intake = next_inlet.intake(
+                inlet.intake(opened.num_new, is_last=opened.is_last).num_ready, is_last=opened.is_last
+            )
+            between = _Opened(
+                num_new=intake.num_new,
+                is_last=opened.is_last,
+                memory=memory,
+                activated=next_inlet.place(intake, memory),
+            )
+            conv.run(opened, inlet, between, workspace.norms)
+            opened = between
+        self._convs[-1].run(opened, state.inlets[-1], following, workspace.norms, residual=shortcut)
+        num_ready = following.num_new
+        state.shortcut = shortcut[:, num_ready:].clone() if shortcut.shape[1] > num_ready else None
+
+    def _memory_steps(self, state: _BlockState, opened: _Opened) -> list[tuple[int, int]]:
+        """Return blocks and time steps of the shortcut's results, and of what each convolution but the first reads."""
+        num_waiting = 0 if state.shortcut is None else state.shortcut.shape[1]
+        sizes = [(self._blocks, num_waiting + opened.num_new)]
+        num_new = opened.num_new
+        for conv, inlet, before in zip(self._convs[1:], state.inlets[1:], state.inlets, strict=False):
+            num_new = before.intake(num_new, is_last=opened.is_last).num_ready
+            sizes.append((conv.in_blocks, inlet.intake(num_new, is_last=opened.is_last).size))
+        return sizes
+
+    def _fill_shortcut(self, shortcut: Tensor, state: _BlockState, opened: _Opened, norms: Arena) -> None:
+        num_waiting = shortcut.shape[1] - opened.num_new
+        if state.shortcut is not None:
+            shortcut[:, :num_waiting] = state.shortcut
+        assert opened.raw is not None
+        if self._shortcut is None:
+            shortcut[:, num_waiting:] = opened.raw
+        elif opened.num_new > 0:
+            self._shortcut.run_on(opened.raw, None, norms, raw=shortcut[:, num_waiting:])
+
+
+def _start_inlet(conv: FoldedConv, num_steps: int | None) -> tuple[Inlet, int | None]:
+    if num_steps is None:
+        return Inlet(conv=conv, item_steps=None), None
+    item_steps = conv.left + num_steps + conv.right + extra_padding(num_steps, stride=conv.stride)
+    return Inlet(conv=conv, item_steps=item_steps), conv_output_length(num_steps, stride=conv.stride)
+
+
+def _fill(opened: _Opened, x: Tensor) -> None:
+    if opened.raw is not None:
+        opened.raw.copy_(x)
+    if opened.activated is not None:
+        activated = x.clone()
+        activate(activated)
+        opened.activated.copy_(activated)
