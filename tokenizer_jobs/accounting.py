@@ -1,5 +1,6 @@
 """Totals over commits: what status, snapshots and verify count. Pure functions."""
 
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -34,19 +35,31 @@ class Totals:
 
 def total(commits: Iterable[Commit]) -> Totals:
     """Add up commits; their order does not matter."""
-    commits = list(commits)
     reasons: Counter[str] = Counter()
-    for commit in commits:
+    sums: Counter[str] = Counter()
+    seconds, digest = array("d"), Digest()
+    for commit in commits:  # one pass: there may be 50,000, read as they are counted
         reasons.update(commit.rejects_by_reason)
+        seconds.append(commit.audio_seconds)
+        digest.add(commit.digest)
+        sums.update(
+            units=1,
+            items=commit.num_items,
+            rows=commit.num_rows,
+            rejects=commit.num_rejects,
+            filtered=commit.num_filtered,
+            frames=commit.num_frames,
+            bytes=sum(file.size_bytes for file in commit.shards),
+        )
     return Totals(
-        units=len(commits),
-        items=sum(commit.num_items for commit in commits),
-        rows=sum(commit.num_rows for commit in commits),
-        rejects=sum(commit.num_rejects for commit in commits),
-        filtered=sum(commit.num_filtered for commit in commits),
+        units=sums["units"],
+        items=sums["items"],
+        rows=sums["rows"],
+        rejects=sums["rejects"],
+        filtered=sums["filtered"],
         rejects_by_reason=dict(sorted(reasons.items())),
-        frames=sum(commit.num_frames for commit in commits),
-        hours=fsum(commit.audio_seconds for commit in commits) / 3600,
-        bytes=sum(file.size_bytes for commit in commits for file in commit.shards),
-        digest=Digest.total(commit.digest for commit in commits).hex,
+        frames=sums["frames"],
+        hours=fsum(seconds) / 3600,
+        bytes=sums["bytes"],
+        digest=digest.hex,
     )

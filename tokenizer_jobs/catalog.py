@@ -5,10 +5,12 @@ A snapshot's totals are in the file's metadata, so that one read opens it, howev
 
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from io import BytesIO
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +18,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tokenizer_jobs.accounting import total
-from tokenizer_jobs.commits import Commit, committed_unit_ids, read_commits
+from tokenizer_jobs.commits import Commit, read_commits
 from tokenizer_jobs.errors import ConfigError, IntegrityError
 from tokenizer_jobs.liveness import Owner
 from tokenizer_jobs.parquet import open_parquet
@@ -126,27 +128,26 @@ class Swept:
     staged: int = 0
 
 
-def publish_snapshot(storage: Storage, *, recipe_id: str) -> Snapshot:
+def publish_snapshot(storage: Storage, *, recipe_id: str, commits: Iterable[Commit] | None = None) -> Snapshot:
     """List every committed shard as the next snapshot, or return the newest one when nothing changed since.
 
     Crash points: the file appears whole or not at all; without it the previous snapshot is the newest, and the next
     run publishes this one.
 
+    Args:
+        storage: The output.
+        recipe_id: Of the output.
+        commits: All of them, as a run knows them; None reads them.
+
     Raises:
         IntegrityError: a commit is unreadable or has another recipe id.
     """
-    commits = sorted(
-        _live_commits(storage, list_generations(storage)), key=lambda commit: (commit.generation, commit.index)
-    )
-    for commit in commits:
-        if commit.recipe_id != recipe_id:
-            raise IntegrityError(
-                f"the commit of unit {commit.unit_id} has recipe id {commit.recipe_id}, the output has {recipe_id}: "
-                "files of two outputs were mixed; restore the output from a copy"
-            )
+    if commits is None:
+        commits = _live_commits(storage, list_generations(storage))
+    content = _gather(commits, recipe_id=recipe_id)
     while True:
         newest = newest_snapshot(storage)
-        snapshot = _build(commits, recipe_id=recipe_id, number=1 if newest is None else newest.number + 1)
+        snapshot = _numbered(content, 1 if newest is None else newest.number + 1)
         if newest is not None and _same_content(newest, snapshot):
             return newest
         if storage.put_if_absent(snapshot_path(snapshot.number), _to_parquet(snapshot)):
@@ -193,29 +194,45 @@ def read_snapshot(storage: Storage, number: int | None = None) -> Snapshot:
         raise ConfigError(f"snapshot {number} is not in output {storage.name!r}; choose one of: {numbers}") from error
 
 
-def sweep_orphans(storage: Storage) -> Swept:
+def sweep_orphans(storage: Storage, *, commits: Iterable[Commit] | None = None) -> Swept:
     """Remove shards and rejects that no commit names, and what dead runs left in staging; nothing else, ever.
 
     While a generation has open units, its nameless files stay for 10 minutes: an attempt that nobody waits for any
     more may still be between its shard and its commit, and would then name a file that is gone. For a committed unit
     that cannot happen: a second commit is never published. Crash points: any part of the removals is a state that
     the next sweep completes.
+
+    Args:
+        storage: The output.
+        commits: All of them, as a run knows them that has no open units; None reads them.
     """
     before = time.time() - STAGING_SECONDS
     files = [*storage.list(CODES_FOLDER), *storage.list(REJECTS_FOLDER)]
     # Commits are read after the listing: what is committed in between is then named, never an orphan. Generations
     # are taken from the files' names too, so that a lost plan does not make orphans of its shards.
     planned = list_generations(storage)
-    named = {commit.unit_id: commit for commit in _live_commits(storage, {*planned, *map(_generation_of, files)})}
-    named_paths = {file.path for commit in named.values() for file in commit.files}
-    unfinished = {generation for generation in planned if _has_open_units(storage, generation)}
+    if commits is None:
+        commits = _live_commits(storage, {*planned, *map(_generation_of, files)})
+    else:
+        unknown = {*map(_generation_of, files)}.difference(planned)
+        commits = chain(commits, _live_commits(storage, unknown))
+    named_units, named_paths, num_committed = set[str](), set[str](), Counter[int]()
+    for commit in commits:
+        named_units.add(commit.unit_id)
+        named_paths.update(file.path for file in commit.files)
+        num_committed[commit.generation] += 1
+    unfinished = {
+        generation
+        for generation in planned
+        if num_committed[generation] < read_plan_summary(storage, generation).num_units
+    }
     orphans = [
         file.path
         for file in files
         if _PART.search(file.path)  # anything else is somebody's own
         and file.path not in named_paths
         and file.path.endswith((".parquet", ".arrow"))
-        and (file.modified < before or _generation_of(file) not in unfinished or _unit_of(file) in named)
+        and (file.modified < before or _generation_of(file) not in unfinished or _unit_of(file) in named_units)
     ]
     here = Owner.current()
     staged = [
@@ -242,22 +259,33 @@ def _unit_of(file: StoredFile) -> str:
     return found[2] if found else ""
 
 
-def _has_open_units(storage: Storage, generation: int) -> bool:
-    return len(committed_unit_ids(storage, generation)) < read_plan_summary(storage, generation).num_units
-
-
 def _live_commits(storage: Storage, generations: Iterable[int]) -> Iterator[Commit]:
     for generation in sorted(set(generations)):
         yield from read_commits(storage, generation)
 
 
-def _build(commits: list[Commit], *, recipe_id: str, number: int) -> Snapshot:
-    totals = total(commits)
+def _gather(commits: Iterable[Commit], *, recipe_id: str) -> Snapshot:
+    """The snapshot of commits, not numbered yet, by one pass over them."""
+    shards = list[tuple[int, int, SnapshotShard]]()
+    generations = set[int]()
+
+    def passing() -> Iterator[Commit]:
+        for commit in commits:
+            if commit.recipe_id != recipe_id:
+                raise IntegrityError(
+                    f"the commit of unit {commit.unit_id} has recipe id {commit.recipe_id}, the output has "
+                    f"{recipe_id}: files of two outputs were mixed; restore the output from a copy"
+                )
+            generations.add(commit.generation)
+            shards.extend((commit.generation, commit.index, shard) for shard in _shards_of(commit))
+            yield commit
+
+    totals = total(passing())
     facts = SnapshotFacts(
-        number=number,
+        number=1,
         recipe_id=recipe_id,
         created_at=datetime.now(UTC),
-        generations=tuple(sorted({commit.generation for commit in commits})),
+        generations=tuple(sorted(generations)),
         units=totals.units,
         items=totals.items,
         rows=totals.rows,
@@ -269,8 +297,13 @@ def _build(commits: list[Commit], *, recipe_id: str, number: int) -> Snapshot:
         bytes=totals.bytes,
         digest=totals.digest,
     )
-    shards = tuple(
-        SnapshotShard(
+    shards.sort(key=lambda entry: entry[:2])
+    return Snapshot(facts=facts, shards=tuple(shard for _, _, shard in shards))
+
+
+def _shards_of(commit: Commit) -> Iterator[SnapshotShard]:
+    for file in commit.shards:
+        yield SnapshotShard(
             path=file.path,
             unit_id=commit.unit_id,
             generation=commit.generation,
@@ -282,10 +315,10 @@ def _build(commits: list[Commit], *, recipe_id: str, number: int) -> Snapshot:
             sha256=file.sha256,
             digest=commit.digest,
         )
-        for commit in commits
-        for file in commit.shards
-    )
-    return Snapshot(facts=facts, shards=shards)
+
+
+def _numbered(snapshot: Snapshot, number: int) -> Snapshot:
+    return replace(snapshot, facts=snapshot.facts.model_copy(update={"number": number}))
 
 
 def _same_content(one: Snapshot, other: Snapshot) -> bool:

@@ -10,14 +10,14 @@ bytes it hashed. An attempt that finds other bytes under its name publishes unde
 import hashlib
 import json
 import socket
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tokenizer_jobs.commit_index import read_records
 from tokenizer_jobs.errors import IntegrityError
 from tokenizer_jobs.records import ShardFile, WorkUnit
 from tokenizer_jobs.shards import StagedFile, StagedRejects, StagedShard, read_batches
@@ -29,15 +29,16 @@ __all__ = [
     "CommittedFile",
     "Outcome",
     "Published",
+    "commit_folder",
     "commit_path",
     "committed_unit_ids",
+    "parse_commit",
     "publish_unit",
     "read_commit",
     "read_commits",
 ]
 
 COMMITS_FOLDER = "_commits"
-REMOTE_READERS = 16
 
 
 class _Stored(BaseModel):
@@ -150,29 +151,40 @@ def publish_unit(
     staged = [file for file in (shard.file, rejects.file) if file is not None]
     _check_accounting(unit, shard=shard, rejects=rejects)
     try:
-        standing = read_commit(storage, generation=unit.generation, unit_id=unit.unit_id)
-        if standing is not None:
-            return _compare(storage, standing, shard=shard, rejects=rejects)
-        files = tuple(_publish_file(storage, file) for file in staged)
+        files = list[ShardFile]()
+        for file in staged:
+            # A name that is free says that no attempt got this far: only a taken one is worth a look for a commit.
+            if storage.publish_if_absent(file.staged, file.target.path):
+                files.append(file.target)
+                continue
+            standing = read_commit(storage, generation=unit.generation, unit_id=unit.unit_id)
+            if standing is not None:
+                return _lost(storage, standing, files=files, shard=shard, rejects=rejects)
+            files.append(_publish_beside(storage, file))
         commit = _build_commit(unit, recipe_id=recipe_id, files=files, shard=shard, rejects=rejects, attempt=attempt)
         path = commit_path(unit.generation, unit.unit_id)
         if storage.put_if_absent(path, commit.model_dump_json(indent=2).encode()):
             return Published(outcome=Outcome.PUBLISHED, commit=commit)
-        standing = _parse(storage.read_bytes(path), path=path)
+        standing = parse_commit(storage.read_bytes(path), path=path)
         return _lost(storage, standing, files=files, shard=shard, rejects=rejects)
     finally:
         for file in staged:
             file.staged.unlink(missing_ok=True)
 
 
+def commit_folder(generation: int) -> str:
+    """Where the commits of a generation are."""
+    return f"{COMMITS_FOLDER}/{generation:06d}"
+
+
 def commit_path(generation: int, unit_id: str) -> str:
     """Where the commit of a unit is."""
-    return f"{COMMITS_FOLDER}/{generation:06d}/{unit_id}.json"
+    return f"{commit_folder(generation)}/{unit_id}.json"
 
 
 def committed_unit_ids(storage: Storage, generation: int) -> frozenset[str]:
     """Ids of a generation's committed units, by one listing."""
-    files = storage.list(f"{COMMITS_FOLDER}/{generation:06d}")
+    files = storage.list(commit_folder(generation))
     return frozenset(_unit_id(file.path) for file in files if file.path.endswith(".json"))
 
 
@@ -187,7 +199,7 @@ def read_commit(storage: Storage, *, generation: int, unit_id: str) -> Commit | 
         content = storage.read_bytes(path)
     except FileNotFoundError:
         return None
-    return _parse(content, path=path)
+    return parse_commit(content, path=path)
 
 
 def read_commits(storage: Storage, generation: int) -> Iterator[Commit]:
@@ -196,16 +208,16 @@ def read_commits(storage: Storage, generation: int) -> Iterator[Commit]:
     Raises:
         IntegrityError: one is unreadable.
     """
-    paths = [commit_path(generation, unit_id) for unit_id in sorted(committed_unit_ids(storage, generation))]
-    if storage.is_local:
-        yield from (_parse(storage.read_bytes(path), path=path) for path in paths)
-        return
-    with ThreadPoolExecutor(REMOTE_READERS) as readers:
-        for path, content in zip(paths, readers.map(storage.read_bytes, paths), strict=True):
-            yield _parse(content, path=path)
+    for path, content in read_records(storage, commit_folder(generation)):
+        yield parse_commit(content, path=path)
 
 
-def _parse(content: bytes, *, path: str) -> Commit:
+def parse_commit(content: bytes, *, path: str) -> Commit:
+    """Understand a commit record.
+
+    Raises:
+        IntegrityError: it is none, or not the one of its path.
+    """
     try:
         commit = Commit.model_validate_json(content)
     except ValidationError as error:
@@ -239,7 +251,7 @@ def _build_commit(
     unit: WorkUnit,
     *,
     recipe_id: str,
-    files: tuple[ShardFile, ...],
+    files: Sequence[ShardFile],
     shard: StagedShard,
     rejects: StagedRejects,
     attempt: Attempt,
@@ -271,10 +283,9 @@ def _build_commit(
     )
 
 
-def _publish_file(storage: Storage, file: StagedFile) -> ShardFile:
+def _publish_beside(storage: Storage, file: StagedFile) -> ShardFile:
+    """Publish a file whose name is taken: as the one that has it, if that has the same bytes, else under its hash."""
     target = file.target
-    if storage.publish_if_absent(file.staged, target.path):
-        return target
     # An earlier attempt died, or is still alive, between its shard and its commit. Its file may be named by a
     # commit at any moment, so it must stay as it is.
     if _sha256(storage, target.path) == target.sha256:
@@ -290,7 +301,7 @@ def _lost(
     storage: Storage,
     standing: Commit,
     *,
-    files: tuple[ShardFile, ...],
+    files: Sequence[ShardFile],
     shard: StagedShard,
     rejects: StagedRejects,
 ) -> Published:

@@ -181,7 +181,7 @@ class Runtime(Frozen):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where encoders run."""
     batch_seconds: float = Field(default=120.0, gt=0)
-    """Audio encoded in one call, at most; one item is never split."""
+    """Audio encoded in one call, at most; fewer than 16 long items may be 256 MiB, and one item is never split."""
     decode_tasks: Auto | Annotated[int, Field(gt=0)] = "auto"
     """Decode tasks per work unit in flight, each with a fixed share of the unit."""
     decode_cpus: float = Field(default=0.25, ge=0.25)

@@ -50,6 +50,10 @@ class Digest:
         """Add one row."""
         self._sum = (self._sum + row_digest(row_id, codes_sha256=codes_sha256, recipe_id=recipe_id)) % _MODULUS
 
+    def add(self, part: str) -> None:
+        """Add the digest of a part, given as hex."""
+        self._sum = (self._sum + int(part, 16)) % _MODULUS
+
     @classmethod
     def total(cls, parts: Iterable[str]) -> Self:
         """Add up the digests of parts, given as hex."""

@@ -107,6 +107,25 @@ def _check_torch() -> Iterator[Finding]:
         yield Finding(subject="GPU", state="note", detail="none; encoders run on CPU cores")
 
 
+def _check_kernels() -> Iterator[Finding]:
+    """Look for the encoder's kernels for CPUs: without them torch's operators do the work, more slowly."""
+    try:
+        from encodec_core.fast.native import why_absent
+    except (ImportError, OSError):  # no torch: told above
+        return
+    reason = why_absent()
+    if reason is None:
+        yield Finding(subject="CPU kernels", state="ok", detail="AVX-512; encoders on CPU cores use them")
+        return
+    detail, _, remedy = reason.partition(": ")
+    yield Finding(
+        subject="CPU kernels",
+        state="note",
+        detail=f"none, {detail}; encoders on CPU cores use torch's operators, which take longer",
+        remedy=remedy or None,
+    )
+
+
 def _check_audio() -> Iterator[Finding]:
     soundfile = _import("soundfile")
     if isinstance(soundfile, str):
@@ -277,6 +296,7 @@ def _check_models() -> Iterator[Finding]:
 _CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     _check_python,
     _check_torch,
+    _check_kernels,
     _check_audio,
     _check_data,
     _check_demo_codec,

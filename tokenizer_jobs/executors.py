@@ -1,6 +1,5 @@
 """Where units are tokenized: the executor protocol, and the executor that uses this process alone."""
 
-import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -9,7 +8,7 @@ from types import TracebackType
 from typing import Literal, Protocol, Self
 
 from tokenizer_jobs.breadcrumbs import Breadcrumbs
-from tokenizer_jobs.encoding import Codec, limit_torch_threads
+from tokenizer_jobs.encoding import Codec, EncodeDesk, limit_torch_threads
 from tokenizer_jobs.errors import TransientError
 from tokenizer_jobs.machine import available_cpus
 from tokenizer_jobs.pipeline import UnitDone, UnitJob, decode_unit, tokenize_unit
@@ -93,7 +92,7 @@ class InlineExecutor:
         self._breadcrumbs = breadcrumbs
         self._device = device
         self._num_lanes = (available_cpus() if device == "cpu" else GPU_LANES) if encoders == "auto" else encoders
-        self._encode_lock = threading.Lock() if device == "cuda" else None
+        self._desk = EncodeDesk(codec, merges=False) if device == "cuda" else None
         self._source = make_source(job.source)
 
     def __enter__(self) -> Self:
@@ -149,7 +148,7 @@ class InlineExecutor:
                     storage=self._storage,
                     attempt=attempt,
                     device=self._device,
-                    encode_lock=self._encode_lock,
+                    desk=self._desk,
                 )
             except TransientError as error:
                 message = str(error)

@@ -17,13 +17,15 @@ import pyarrow as pa
 from tokenizer_jobs.accounting import Totals, total
 from tokenizer_jobs.breadcrumbs import Breadcrumbs
 from tokenizer_jobs.catalog import newest_snapshot, publish_snapshot, sweep_orphans
-from tokenizer_jobs.commits import Commit, Outcome, committed_unit_ids, read_commits
+from tokenizer_jobs.commits import Commit, Outcome
 from tokenizer_jobs.config import FilesSource, JobConfig, Selection
 from tokenizer_jobs.decode import AudioTarget, decoder_versions
 from tokenizer_jobs.encoding import choose_device, describe_codec, load_codec
 from tokenizer_jobs.errors import ConfigError, OutputBusyError
 from tokenizer_jobs.executors import Executor, InlineExecutor, UnitFailed, UnitOutcome
+from tokenizer_jobs.item_table import ItemTable
 from tokenizer_jobs.lease import Lease
+from tokenizer_jobs.ledger import Ledger
 from tokenizer_jobs.machine import available_cpus
 from tokenizer_jobs.pipeline import UnitJob
 from tokenizer_jobs.planning import (
@@ -50,14 +52,16 @@ RAY_PAYS_SECONDS = 600.0
 """Audio left from which `executor: auto` starts Ray on a machine with several CPUs: Ray itself takes 5 to 10 s."""
 
 Report = Callable[[Progress], None]
+MakeExecutor = Callable[[UnitJob], Executor]
 
 
-def run(config: JobConfig, *, report: Report | None = None) -> RunResult:
+def run(config: JobConfig, *, report: Report | None = None, executor: MakeExecutor | None = None) -> RunResult:
     """Bring an output up to date with its source.
 
     Args:
         config: The job.
         report: Called with the progress at the start and after every unit; None: nobody listens.
+        executor: Makes what tokenizes the units; None: what `runtime` says.
 
     Returns:
         The counts of the output and how the run ended: `stopped` after SIGTERM or SIGINT, with `problems` when units
@@ -82,6 +86,8 @@ def run(config: JobConfig, *, report: Report | None = None) -> RunResult:
             lease=lease,
             stop=StopRequest(grace_seconds=config.runtime.grace_seconds),
             report=report or _ignore,
+            ledger=Ledger(storage),
+            make_executor=executor,
         ).execute()
 
 
@@ -101,6 +107,8 @@ class _Run:
     lease: Lease
     stop: StopRequest
     report: Report
+    ledger: Ledger
+    make_executor: MakeExecutor | None
     started: float = field(default_factory=time.monotonic)
     new_rows: int = 0
     new_seconds: float = 0.0
@@ -115,7 +123,7 @@ class _Run:
         for generation in generations:
             # All of them: a commit of an old generation may have been removed on the advice of `verify`.
             plan = read_plan_summary(self.storage, generation)
-            if len(committed_unit_ids(self.storage, generation)) < plan.num_units and self._may_go_on():
+            if self.ledger.num_committed(generation) < plan.num_units and self._may_go_on():
                 self._tokenize(plan)
         if self._may_go_on():
             grown = self._plan_what_is_new(generations)
@@ -136,8 +144,9 @@ class _Run:
         selection, source = self.config.selection, make_source(self.config.selection.source)
         row_schema(source.user_schema)  # a clash of names is refused before anything is planned
         listing = source.list()
-        comparison = compare_with_known(listing.items, known_items(self.storage, generations))
-        self.changed, self.vanished = len(comparison.changed), len(comparison.vanished)
+        listed = ItemTable.of(listing.items, user_schema=source.user_schema)
+        comparison = compare_with_known(listed, known_items(self.storage, generations))
+        self.changed, self.vanished = len(comparison.changed), comparison.num_vanished
         if not comparison.new:
             return None
         generation = max(generations, default=0) + 1
@@ -165,7 +174,7 @@ class _Run:
 
     def _tokenize(self, plan: PlanSummary) -> None:
         """Tokenize the open units of a generation, as its plan selected them."""
-        tally = _Tally(plan, read_commits(self.storage, plan.generation))
+        tally = _Tally(plan, self.ledger.commits(plan.generation))
         _check_versions(plan)
         job = self._unit_job(plan)
         units = (unit for unit in read_units(self.storage, plan.generation) if unit.unit_id not in tally.unit_ids)
@@ -181,6 +190,7 @@ class _Run:
                 if self.lease.lost is not None or tally.failures > limit:
                     self.stop.request()
                     break
+        self.ledger.settle(plan.generation)
         if tally.failures > limit:
             self._judge(total(self._commits()))
 
@@ -194,6 +204,7 @@ class _Run:
             return
         commit = outcome.published.commit
         tally.add(commit)
+        self.ledger.add(commit)
         if outcome.published.outcome is Outcome.PUBLISHED:
             self.new_rows += commit.num_rows
             self.new_seconds += commit.audio_seconds
@@ -223,8 +234,7 @@ class _Run:
         return fraction * self._num_planned() - (earlier.rejects - earlier.filtered)
 
     def _commits(self) -> Iterator[Commit]:
-        for generation in list_generations(self.storage):
-            yield from read_commits(self.storage, generation)
+        yield from self.ledger.commits(*list_generations(self.storage))
 
     def _num_planned(self) -> int:
         return sum(plan.num_items for plan in self._plans())
@@ -256,6 +266,8 @@ class _Run:
         )
 
     def _executor(self, job: UnitJob, *, seconds_left: float) -> Executor:
+        if self.make_executor is not None:
+            return self.make_executor(job)
         if _uses_ray(self.config, seconds_left=seconds_left):
             from tokenizer_jobs.cluster import RayExecutor  # Ray takes half a second to import
 
@@ -272,8 +284,8 @@ class _Run:
 
     def _publish(self) -> None:
         if list_generations(self.storage):
-            publish_snapshot(self.storage, recipe_id=self.recipe.recipe_id)
-            sweep_orphans(self.storage)
+            publish_snapshot(self.storage, recipe_id=self.recipe.recipe_id, commits=self._commits())
+            sweep_orphans(self.storage, commits=self._commits())
 
     def _tell(self, tally: "_Tally | None", *, message: str | None = None) -> None:
         elapsed_seconds = time.monotonic() - self.started

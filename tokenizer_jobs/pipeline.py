@@ -6,7 +6,7 @@ decode_unit ──▶ form_batches ──▶ Codec.encode ──▶ ShardWriter 
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -17,9 +17,9 @@ from tokenizer_jobs.batching import form_batches
 from tokenizer_jobs.commits import Attempt, Published, publish_unit
 from tokenizer_jobs.config import SourceConfig
 from tokenizer_jobs.decode import AudioTarget, decode_items
-from tokenizer_jobs.encoding import Codec
+from tokenizer_jobs.encoding import Codec, EncodeDesk
 from tokenizer_jobs.isolation import decode_isolated
-from tokenizer_jobs.records import Batch, Decoded, Item, RejectedItem, TokenizedItem, WorkUnit
+from tokenizer_jobs.records import Batch, Decoded, EncodedItem, Item, RejectedItem, TokenizedItem, WorkUnit
 from tokenizer_jobs.schema import reject_schema, row_schema
 from tokenizer_jobs.shards import ShardWriter, write_rejects
 from tokenizer_jobs.sources import Source
@@ -109,7 +109,7 @@ def tokenize_unit(
     storage: Storage,
     attempt: int,
     device: str,
-    encode_lock: AbstractContextManager[Any] | None = None,
+    desk: EncodeDesk | None = None,
 ) -> UnitDone:
     """Batch, encode, write and commit one work unit.
 
@@ -121,31 +121,34 @@ def tokenize_unit(
         storage: The output.
         attempt: Which try this is, from 1; kept in the commit record only.
         device: Name of the device that encodes; kept in the commit record only.
-        encode_lock: Held while encoding and never while waiting for audio; None where one unit runs at a time.
+        desk: Of the codec, where several units share it; None: the unit has the codec for itself.
 
     Raises:
         TransientError: storage failed; the unit can be tried again.
         IntegrityError: the decoded items are not the unit's, or another commit of the unit has other ids or counts.
     """
-    lock = encode_lock if encode_lock is not None else nullcontext()
+    desk = EncodeDesk(codec, merges=False) if desk is None else desk
     clock, started_at = _StageClock(), datetime.now(UTC)
     rejected: list[RejectedItem] = []
-    with ShardWriter(
-        storage,
-        unit=unit,
-        schema=row_schema(job.user_schema),
-        metadata=job.metadata,
-        shard_format=job.shard_format,
-    ) as writer:
+    with (
+        desk.unit(),
+        ShardWriter(
+            storage,
+            unit=unit,
+            schema=row_schema(job.user_schema),
+            metadata=job.metadata,
+            shard_format=job.shard_format,
+        ) as writer,
+    ):
         steps = form_batches(clock.iterate("decode_wait", decoded), batch_seconds=job.batch_seconds)
         for step in steps:
             if isinstance(step, RejectedItem):
                 rejected.append(step)
                 continue
-            with lock, clock.stage("encode"):
-                rows = _encode_batch(step, unit=unit, codec=codec)
+            encoded, seconds = desk.encode([item.float_waveform() for item in step.items])
+            clock.seconds["encode"] += seconds
             with clock.stage("write"):
-                writer.append(rows)
+                writer.append(_rows(step, encoded, unit=unit))
         with clock.stage("write"):
             shard = writer.close()
     rejects = write_rejects(
@@ -167,8 +170,7 @@ def tokenize_unit(
     return UnitDone(unit=unit, published=published)
 
 
-def _encode_batch(batch: Batch, *, unit: WorkUnit, codec: Codec) -> list[TokenizedItem]:
-    encoded = codec.encode([item.float_waveform() for item in batch.items])
+def _rows(batch: Batch, encoded: Sequence[EncodedItem], *, unit: WorkUnit) -> list[TokenizedItem]:
     return [
         TokenizedItem(item=unit.items[decoded.position], facts=decoded.facts, encoded=codes)
         for decoded, codes in zip(batch.items, encoded, strict=True)

@@ -3,7 +3,7 @@
 Legend of shapes: C channels, n samples, K codebooks in use, T frames, S windows of the 48 kHz codec.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,7 +60,7 @@ class WorkUnit:
     """Its place in the plan, from 0."""
     unit_id: str
     """Hash of its contents and the recipe id: 16 hex digits."""
-    items: tuple[Item, ...]
+    items: Sequence[Item]
     """In plan order; an item's position is its index here."""
 
     @property

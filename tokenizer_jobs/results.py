@@ -83,6 +83,8 @@ class PlanResult(OutputSummary):
     sample_rates: dict[int, int]
     channels: dict[int, int]
     unreadable_headers: int
+    headers_read: int
+    """Formats, rates, channels and unreadable headers are counted over so many new items, evenly chosen."""
     unit_minutes: float
     expected_codes: int
     expected_bytes: int

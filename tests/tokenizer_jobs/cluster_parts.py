@@ -12,7 +12,7 @@ import numpy as np
 
 from tests.tokenizer_jobs.factories import FACTS
 from tokenizer_jobs.cluster.actors import EncoderActor, WhereAbouts
-from tokenizer_jobs.encoding import Waveform
+from tokenizer_jobs.encoding import EncodeDesk, Waveform
 from tokenizer_jobs.pipeline import UnitDone
 from tokenizer_jobs.recipe import CodecFacts
 from tokenizer_jobs.records import EncodedItem, WorkUnit
@@ -50,7 +50,8 @@ class HashEncoder(EncoderActor):
         return where
 
     def load(self, *, num_threads: int) -> str:
-        self._loaded = (HashCodec(), Storage.open(self._job.output), "cpu")
+        self._loaded = (codec := HashCodec(), Storage.open(self._job.output), "cpu")
+        self._desk = EncodeDesk(codec, merges=True)
         return "cpu"
 
 

@@ -1,10 +1,10 @@
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenizer_jobs.batching import MAX_BATCH_ITEMS, form_batches
+from tokenizer_jobs.batching import ENOUGH_ITEMS, MAX_BATCH_ITEMS, MAX_LONG_BATCH_BYTES, form_batches
 from tokenizer_jobs.errors import RejectReason, Stage
 from tokenizer_jobs.records import AudioFacts, Batch, Decoded, DecodedItem, RejectedItem
 
@@ -49,10 +49,24 @@ def test_every_item_is_in_one_batch_and_batches_keep_plan_order(lengths: list[in
 
 
 @given(lengths, budgets)
-def test_only_a_lone_item_exceeds_the_budget(lengths: list[int], budget: float) -> None:
+def test_only_few_items_exceed_the_budget(lengths: list[int], budget: float) -> None:
     for batch in steps(lengths, batch_seconds=budget):
-        if isinstance(batch, Batch) and len(batch.items) > 1:
+        if isinstance(batch, Batch) and len(batch.items) > ENOUGH_ITEMS:
             assert batch.num_samples <= budget * RATE + 1e-6
+
+
+@given(lengths, budgets)
+def test_a_batch_that_another_follows_holds_the_budget_or_enough_items(lengths: list[int], budget: float) -> None:
+    batches = [step for step in steps(lengths, batch_seconds=budget) if isinstance(step, Batch)]
+    for batch, following in pairwise(batches):
+        assert len(batch.items) >= ENOUGH_ITEMS
+        assert batch.num_samples + following.items[0].facts.num_samples > budget * RATE - 1e-6
+
+
+def test_long_items_share_a_batch_up_to_a_bound_on_memory() -> None:
+    half = MAX_LONG_BATCH_BYTES // 4 // 2
+    made = steps([half, half, 3 * half, half], batch_seconds=1.0)
+    assert [len(batch.items) for batch in made if isinstance(batch, Batch)] == [2, 1, 1]
 
 
 @given(lengths, budgets)

@@ -35,8 +35,10 @@ def test_groups_keep_every_item_in_order_and_are_bounded(estimates: list[float])
 def test_a_share_begins_with_an_empty_list_and_no_list_spans_two_groups(careful: bool) -> None:
     groups = [RECORDS[:1], RECORDS[4:7], RECORDS[9:]]
     place, *lists = decode_share(groups, source=DemoSource(), target=TARGET, careful=careful)
-    assert place == []
-    assert [[item.position for item in items] for items in lists] == [[pos for pos, _ in group] for group in groups]
+    assert place.items == ()
+    assert [[item.position for item in taken.items] for taken in lists] == [
+        [pos for pos, _ in group] for group in groups
+    ]
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -49,6 +51,15 @@ def test_items_come_in_plan_order_however_many_tasks_decode(num_tasks: int) -> N
     there = list(fan_out.decode(unit, careful=False))
     assert [item.position for item in there] == list(range(len(long)))
     assert [repr(item) for item in there] == [repr(item) for item in here]
+
+
+@pytest.mark.parametrize(("decode_seconds", "expected"), [(0.1, 1), (10.0, 1), (25.0, 3), (1000.0, 8)])
+def test_tasks_of_a_unit_follow_the_measured_pace(decode_seconds: float, expected: int) -> None:
+    fan_out = DecodeFanOut(source=DemoSource(), target=TARGET, num_tasks=8, cpus=0.25, start_timeout_seconds=50)
+    assert fan_out.tasks_for_next_unit() == 8, "nothing was measured yet"
+    fan_out.decoding.note(decode_seconds, audio_seconds=100.0)
+    fan_out.note_encoding(20.0, audio_seconds=200.0)
+    assert fan_out.tasks_for_next_unit() == expected
 
 
 def test_decode_workers_import_neither_torch_nor_ray() -> None:

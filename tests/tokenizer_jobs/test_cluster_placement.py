@@ -71,6 +71,12 @@ def test_decode_tasks_follow_the_cpus() -> None:
     assert place([node(cpus=192, gpus=1)], Runtime()).decode_tasks == 16
 
 
+def test_more_units_are_in_flight_only_where_their_decode_tasks_have_places() -> None:
+    assert place([node(cpus=2, slots=2)], Runtime()).units_per_encoder == 4
+    assert place([node(cpus=2, slots=2)], Runtime(decode_cpus=0.5)).units_per_encoder == 2
+    assert place([node(cpus=3, slots=1)], Runtime(decode_tasks=4)).units_per_encoder == 3
+
+
 def test_a_placement_is_told_in_one_line() -> None:
     told = place([node(slots=2)], Runtime()).describe()
     assert told == "2 encoders on 1 node (2 CPUs), decode by 0.25-CPU tasks, 1 a unit"

@@ -1,12 +1,13 @@
 from collections import Counter
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tokenizer_jobs.factories import make_unit
-from tokenizer_jobs.cluster.retry import UNITS_PER_ENCODER, Attempt, Failure, Schedule
+from tokenizer_jobs.cluster.retry import MAX_SINGLES_SECONDS, UNITS_PER_ENCODER, Attempt, Failure, Schedule
 from tokenizer_jobs.executors import MAX_TRANSIENT_FAILURES, UnitFailed
-from tokenizer_jobs.records import WorkUnit
+from tokenizer_jobs.records import Item, WorkUnit
 
 ENCODERS = ["one", "two"]
 
@@ -55,6 +56,17 @@ def test_every_unit_ends_exactly_once_whatever_fails(
             assert outcome.attempts == attempt.number
             ended[attempt.unit.unit_id] += 1
     assert ended == Counter({unit.unit_id: 1 for unit in units(num_units)})
+
+
+def test_an_encoder_gets_more_units_only_where_each_is_a_single_short_recording() -> None:
+    def loads(*, num_items: int, seconds: float) -> int:
+        clips = [Item(id=f"clip-{i}", source_uri=f"/clip-{i}", estimated_seconds=seconds) for i in range(num_items)]
+        singles = [replace(unit, items=tuple(clips)) for unit in units(8)]
+        return len(Schedule(singles, max_lost_workers=1, max_units=4).assign(["one"], now=0.0))
+
+    assert loads(num_items=1, seconds=240.0) == 4
+    assert loads(num_items=2, seconds=240.0) == UNITS_PER_ENCODER
+    assert loads(num_items=1, seconds=MAX_SINGLES_SECONDS / 2) == UNITS_PER_ENCODER
 
 
 def test_idle_encoders_come_before_second_units() -> None:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from tests.tokenizer_jobs.clips import CONTAINERS, RATE, MemorySource, decode_bytes, encode, speechlike
 from tokenizer_jobs.config import FilesSource
 from tokenizer_jobs.decode import AudioTarget, decode_item, decode_items
+from tokenizer_jobs.decode.channels import choose_channels
 from tokenizer_jobs.decode.opened import DecoderView, InputBytes
 from tokenizer_jobs.decode.resample import ReferenceResampler, Resampler, SoxrResampler, resampled_length
 from tokenizer_jobs.errors import ConfigError, ItemError, RejectReason, TransientError
@@ -333,3 +334,10 @@ def test_real_recordings_have_the_frames_of_their_manifest() -> None:
         # The manifest has an estimate of the length where an mp3 has no header that counts it.
         slack = 1152 if source_format.startswith("MP3") else 0
         assert abs(facts.num_samples - num_frames) <= slack, path
+
+
+@given(st.lists(st.tuples(*[st.floats(-4, 4, width=32)] * 2), min_size=1, max_size=50))
+def test_stereo_is_mixed_to_the_bits_of_its_mean(samples: list[tuple[float, float]]) -> None:
+    block = np.array(samples, np.float32)
+    mixed = choose_channels(source_channels=2, codec_channels=1, policy="mono").apply(block)
+    assert mixed.tobytes() == block.mean(axis=1, dtype=np.float32, keepdims=True).tobytes()

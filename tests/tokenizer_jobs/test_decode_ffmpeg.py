@@ -1,14 +1,20 @@
 """The fallback decoder: what soundfile cannot read, with the same promises about damage."""
 
 import io
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from tests.tokenizer_jobs.clips import CONTAINERS, decode_bytes, encode, speechlike
 from tests.tokenizer_jobs.test_damage import accepted, reason, without_xing
 from tokenizer_jobs.decode import AudioTarget
-from tokenizer_jobs.errors import RejectReason
+from tokenizer_jobs.decode.ffmpeg import FfmpegReader
+from tokenizer_jobs.decode.opened import MemoryView
+from tokenizer_jobs.errors import ItemError, RejectReason, Stage
 
 av = pytest.importorskip("av", reason="the extra `av` is not installed")
 
@@ -57,6 +63,33 @@ def test_cut_files_are_rejects(kind: str, share: float) -> None:
     assert reason(decode_bytes(cut, target=TARGET)) in (RejectReason.TRUNCATED, RejectReason.CORRUPT)
     decoded = decode_bytes(cut, target=KEEP)
     assert getattr(getattr(decoded, "facts", None), "truncated", True)
+
+
+class BrokenInTheMiddle(FfmpegReader):
+    """Gives the first packets, then the fault of a decoder that met damage."""
+
+    def _packets(self) -> Iterator[npt.NDArray[np.float32]]:
+        yield from islice(super()._packets(), 7)
+        raise ItemError("damage", stage=Stage.DECODE, reason=RejectReason.CORRUPT)
+
+
+@pytest.mark.parametrize("reader_class", [FfmpegReader, BrokenInTheMiddle])
+def test_the_size_of_blocks_changes_no_sample_not_even_before_a_fault(reader_class: type[FfmpegReader]) -> None:
+    content = encode_by_ffmpeg("webm")
+    fine, coarse = (read_blocks(reader_class, content, block_values=size) for size in (1, 1 << 20))
+    assert len(fine) > 1
+    assert len(coarse) == 1
+    np.testing.assert_array_equal(np.concatenate(fine), coarse[0])
+
+
+def read_blocks(
+    reader_class: type[FfmpegReader], content: bytes, *, block_values: int
+) -> list[npt.NDArray[np.generic]]:
+    """Samples [n, c] until the end or the first fault."""
+    blocks: list[npt.NDArray[np.generic]] = []
+    with reader_class(MemoryView(content), container_format=None) as reader, suppress(ItemError):
+        blocks.extend(reader.blocks(np.float32, block_values=block_values))
+    return blocks
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -33,7 +33,18 @@ class TestThisMachine:
         assert main(["doctor"]) == 0
         out = capsys.readouterr().out
         assert "the default job can run here" in out
-        for subject in ("Python", "torch", "soundfile", "soxr", "PyAV", "ray", "demo codec", "disk", "model cache"):
+        for subject in (
+            "Python",
+            "torch",
+            "soundfile",
+            "soxr",
+            "PyAV",
+            "CPU kernels",
+            "ray",
+            "demo codec",
+            "disk",
+            "model cache",
+        ):
             assert f"\n{subject} " in f"\n{out}"
 
     def test_everything_that_is_missing_has_a_remedy(self) -> None:
@@ -54,6 +65,19 @@ class TestMissing:
         monkeypatch.setitem(sys.modules, "av", None)
         finding = _by_subject(list(doctor._check_audio()))["PyAV"]
         assert (finding.state, finding.remedy, finding.is_fatal) == ("note", "pip install av", False)
+
+    @pytest.mark.parametrize(
+        ("reason", "remedy"),
+        [
+            ("they were not built: install a C compiler", "install a C compiler"),
+            ("this CPU has no AVX-512", None),
+        ],
+    )
+    def test_kernels_are_not_either(self, monkeypatch: pytest.MonkeyPatch, reason: str, remedy: str | None) -> None:
+        monkeypatch.setattr("encodec_core.fast.native.why_absent", lambda: reason)
+        (finding,) = doctor._check_kernels()
+        assert (finding.state, finding.remedy, finding.is_fatal) == ("note", remedy, False)
+        assert reason.partition(":")[0] in finding.detail
 
     def test_a_torchaudio_of_another_torch_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         package = tmp_path / "torchaudio"

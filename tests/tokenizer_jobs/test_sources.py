@@ -16,6 +16,7 @@ from tests.tokenizer_jobs.clips import encode, speechlike
 from tokenizer_jobs.config import DemoSource, FilesSource, PluginSource
 from tokenizer_jobs.decode import AudioTarget, decode_items
 from tokenizer_jobs.errors import ConfigError, ItemError, RejectReason
+from tokenizer_jobs.item_table import ItemTable
 from tokenizer_jobs.planning import PlanFacts, plan_units, read_units, write_plan
 from tokenizer_jobs.records import DecodedItem, Item
 from tokenizer_jobs.sources import Listing, make_source, probe
@@ -153,7 +154,7 @@ def test_a_name_that_is_not_utf8_is_planned_stored_and_opened(tmp_path: Path) ->
     source = make_source(FilesSource(paths=(str(root),)))
     found = source.list()
     storage = Storage.open(str(tmp_path / "out"))
-    units = list(plan_units(found.items, generation=1, recipe_id="ab", unit_minutes="auto"))
+    units = list(plan_units(ItemTable.of(found.items), generation=1, recipe_id="ab", unit_minutes="auto"))
     write_plan(storage, units, facts=PlanFacts(generation=1, recipe_id="ab", selection={}))
     stored = [item for unit in read_units(storage, 1) for item in unit.items]
     assert sorted(item.id for item in stored) == ["%25FF%250A%25E9.wav", "%FF\n%E9.wav", "plain.wav"]

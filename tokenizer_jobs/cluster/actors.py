@@ -1,8 +1,8 @@
 """The encoder actor: a plain class that holds a codec for its life and tokenizes units, two at a time."""
 
 import os
+import platform
 import socket
-import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ import torch
 from tokenizer_jobs.cluster.faults import EncoderBrokenError
 from tokenizer_jobs.cluster.reach import check_reach
 from tokenizer_jobs.config import CodecRecipe
-from tokenizer_jobs.encoding import Codec, choose_device, load_codec
+from tokenizer_jobs.encoding import Codec, EncodeDesk, choose_device, load_codec
 from tokenizer_jobs.errors import IntegrityError
 from tokenizer_jobs.pipeline import UnitDone, UnitJob, tokenize_unit
 from tokenizer_jobs.records import Decoded, WorkUnit
@@ -25,6 +25,12 @@ __all__ = ["EncoderActor", "UnitDecoder", "WhereAbouts"]
 
 class UnitDecoder(Protocol):
     """Where an encoder's waveforms come from."""
+
+    def warm_up(self) -> None:
+        """Get ready to decode, without waiting for it."""
+
+    def note_encoding(self, seconds: float, *, audio_seconds: float) -> None:
+        """Take note of how long a unit took to encode."""
 
     def decode(self, unit: WorkUnit, *, careful: bool) -> Iterator[Decoded]:
         """Decode a unit's items in plan order."""
@@ -69,9 +75,9 @@ class EncoderActor:
         self._device = device
         self._decoder = decoder
         self._local_paths = local_paths
-        self._encode_lock = threading.Lock()
         self._num_threads = 1
         self._loaded: tuple[Codec, Storage, str] | None = None
+        self._desk: EncodeDesk | None = None
 
     def __repr__(self) -> str:
         return self._name
@@ -96,6 +102,7 @@ class EncoderActor:
             IntegrityError: its weights are not those of the job.
         """
         check_reach(self._job.output, paths=self._local_paths)
+        self._decoder.warm_up()
         self._num_threads = num_threads
         torch.set_num_threads(num_threads)
         device = choose_device(self._device)
@@ -108,6 +115,8 @@ class EncoderActor:
                 "available to every node"
             )
         self._loaded = (codec, Storage.open(self._job.output), device)
+        # On x86 an item gets the same bits in every company; elsewhere nobody has looked, and GPUs differ.
+        self._desk = EncodeDesk(codec, merges=device == "cpu" and platform.machine() in ("x86_64", "AMD64"))
         return device
 
     def run(self, unit: WorkUnit, *, number: int, careful: bool) -> UnitDone:
@@ -131,7 +140,7 @@ class EncoderActor:
         decoded = cast(Generator[Decoded, None, None], self._decoder.decode(unit, careful=careful))
         with closing(decoded):
             try:
-                return tokenize_unit(
+                done = tokenize_unit(
                     unit,
                     decoded=decoded,
                     job=self._job,
@@ -139,8 +148,11 @@ class EncoderActor:
                     storage=storage,
                     attempt=number,
                     device=device,
-                    encode_lock=self._encode_lock,
+                    desk=self._desk,
                 )
             except (torch.AcceleratorError, torch.OutOfMemoryError) as error:
                 # After most CUDA errors every later call of the process fails too.
                 raise EncoderBrokenError(f"{self._name} on {socket.gethostname()}: {error}") from error
+        commit = done.published.commit  # an earlier attempt's tells the pace as well
+        self._decoder.note_encoding(commit.stage_seconds.get("encode", 0.0), audio_seconds=commit.audio_seconds)
+        return done

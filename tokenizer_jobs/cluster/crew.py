@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tokenizer_jobs.cluster.faults import Fault, NoEncoderLeftError, classify, first_line
 from tokenizer_jobs.cluster.placement import EncoderPlace, Placement, describe_nodes
-from tokenizer_jobs.cluster.retry import UNITS_PER_ENCODER, Attempt
+from tokenizer_jobs.cluster.retry import Attempt
 from tokenizer_jobs.cluster.session import live_nodes
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.pipeline import UnitDone
@@ -163,7 +163,7 @@ class Crew:
             "num_gpus": place.gpus,
             "max_restarts": 0,
             "max_task_retries": 0,
-            "max_concurrency": UNITS_PER_ENCODER,
+            "max_concurrency": self._placement.units_per_encoder,
         }
         if place.encoder_slots:
             options["resources"] = {"encoder": place.encoder_slots}

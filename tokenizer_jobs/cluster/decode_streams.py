@@ -3,30 +3,49 @@
     task 0   group 0 ─┐       group 2 ─┐
     task 1            └ group 1 ─┐     └ group 3 …       the encoder takes group 0, 1, 2, 3, …
 
-Each task runs ahead by at most two lists. The consumer starts the tasks itself: a generator of references cannot
-be handed to another process.
+Each task runs ahead by at most two lists. How many tasks a unit gets follows from how long decoding and encoding took
+so far; what they give, and in which order, does not. The consumer starts the tasks itself: a generator of references
+cannot be handed to another process.
 """
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from math import ceil
 from typing import Any
 
 import numpy as np
 import ray
 from ray.exceptions import RayError
 
-from tokenizer_jobs.cluster.decode_tasks import decode_share, plan_groups
+from tokenizer_jobs.cluster.decode_tasks import DecodedList, decode_share, plan_groups
 from tokenizer_jobs.cluster.faults import DecodeWorkerLostError, decode_fault
 from tokenizer_jobs.config import SourceConfig
 from tokenizer_jobs.decode import AudioTarget
 from tokenizer_jobs.errors import IntegrityError
 from tokenizer_jobs.records import Decoded, DecodedItem, WorkUnit
 
-__all__ = ["DecodeFanOut"]
+__all__ = ["DecodeFanOut", "Pace"]
 
 LISTS_AHEAD = 2
 """Lists that a decode task may have made and the encoder not yet taken."""
+
+
+class Pace:
+    """How long a second of audio takes, by the units so far: each weighs half as much as the next."""
+
+    def __init__(self) -> None:
+        self._seconds = self._audio_seconds = 0.0
+
+    def note(self, seconds: float, *, audio_seconds: float) -> None:
+        """Take note of a unit."""
+        self._seconds = self._seconds / 2 + seconds
+        self._audio_seconds = self._audio_seconds / 2 + audio_seconds
+
+    @property
+    def seconds(self) -> float | None:
+        """For a second of audio; None before there was any."""
+        return self._seconds / self._audio_seconds if self._audio_seconds else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +55,31 @@ class DecodeFanOut:
     source: SourceConfig
     target: AudioTarget
     num_tasks: int
-    """For each unit in flight."""
+    """For each unit in flight, at most."""
     cpus: float
     """That one task reserves."""
     start_timeout_seconds: float
     """After which a task that found no place fails its unit, so that units never wait for each other for ever."""
+    decoding: Pace = field(default_factory=Pace)
+    encoding: Pace = field(default_factory=Pace)
+
+    def warm_up(self) -> None:
+        """Have a process for each of a unit's tasks started while the encoder loads its codec: that takes a second."""
+        for _ in range(self.num_tasks):
+            _start([], fan_out=self, careful=False, name="get ready to decode")
+
+    def note_encoding(self, seconds: float, *, audio_seconds: float) -> None:
+        """Take note of how long a unit took to encode."""
+        self.encoding.note(seconds, audio_seconds=audio_seconds)
+
+    def tasks_for_next_unit(self) -> int:
+        """As many as decode as fast as the encoder encodes: with the next unit in flight, twice what it takes.
+
+        The most that may be until a unit was measured.
+        """
+        if not self.decoding.seconds or not self.encoding.seconds:
+            return self.num_tasks
+        return max(1, min(self.num_tasks, ceil(self.decoding.seconds / self.encoding.seconds)))
 
     def decode(self, unit: WorkUnit, *, careful: bool) -> Iterator[Decoded]:
         """Decode a unit's items in plan order; closing the iterator ends the tasks.
@@ -54,7 +93,7 @@ class DecodeFanOut:
             TokenizerJobsError: what decoding raised in a task.
         """
         groups = plan_groups(enumerate(unit.items))
-        num_tasks = 1 if careful else min(self.num_tasks, len(groups))
+        num_tasks = 1 if careful else min(self.tasks_for_next_unit(), len(groups))
         tasks = [
             _DecodeTask(
                 _start(groups[index::num_tasks], fan_out=self, careful=careful, name=f"decode {unit.part_name}"),
@@ -67,6 +106,9 @@ class DecodeFanOut:
                 yield from tasks[index % num_tasks].take(len(group))
             for task in tasks:
                 task.finish()
+            if not careful:
+                audio_seconds = sum(task.audio_seconds for task in tasks)
+                self.decoding.note(sum(task.seconds for task in tasks), audio_seconds=audio_seconds)
         finally:
             for task in tasks:
                 task.cancel()
@@ -92,13 +134,19 @@ class _DecodeTask:
         self._lists = lists
         self._fan_out = fan_out
         self._start_deadline: float | None = time.monotonic() + fan_out.start_timeout_seconds
+        self.seconds = self.audio_seconds = 0.0
+        """Of decoding so far, and of the audio that it gave."""
 
     def take(self, num_items: int) -> Iterator[Decoded]:
         """Take the next items of the task's share."""
         while num_items > 0:
-            items = self._next_list()
-            num_items -= len(items)
-            yield from map(_own_samples, items)
+            taken = self._next_list()
+            num_items -= len(taken.items)
+            self.seconds += taken.seconds
+            self.audio_seconds += sum(
+                item.facts.duration_seconds for item in taken.items if isinstance(item, DecodedItem)
+            )
+            yield from map(_own_samples, taken.items)
 
     def finish(self) -> None:
         """Wait for the end of the task, all of whose items were taken."""
@@ -117,15 +165,15 @@ class _DecodeTask:
         if not self._lists.is_finished():
             ray.cancel(self._lists)
 
-    def _next_list(self) -> list[Decoded]:
+    def _next_list(self) -> DecodedList:
         try:
             self._await_place()
-            items: list[Decoded] = ray.get(next(self._lists))
+            taken: DecodedList = ray.get(next(self._lists))
         except StopIteration:
             raise IntegrityError("a decode task ended before it had given all items of its share") from None
         except RayError as error:
             raise decode_fault(error) from error
-        return items
+        return taken
 
     def _await_place(self) -> None:
         if self._start_deadline is None:

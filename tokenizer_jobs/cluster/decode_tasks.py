@@ -4,7 +4,9 @@ A share is a fixed series of groups of the unit. Each list stays within one grou
 the groups of all tasks in planned order, knows by counting when the next task's turn has come.
 """
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 from tokenizer_jobs.config import SourceConfig
@@ -13,7 +15,7 @@ from tokenizer_jobs.isolation import decode_isolated
 from tokenizer_jobs.records import Decoded, DecodedItem, Item
 from tokenizer_jobs.sources import make_source
 
-__all__ = ["MAX_LIST_ITEMS", "MAX_LIST_SECONDS", "Group", "decode_share", "plan_groups"]
+__all__ = ["MAX_LIST_ITEMS", "MAX_LIST_SECONDS", "DecodedList", "Group", "decode_share", "plan_groups"]
 
 MAX_LIST_SECONDS = 30.0
 """Audio in one list, unless a single item is longer: 2.9 MB as float32 at 24 kHz."""
@@ -22,6 +24,15 @@ MAX_LIST_ITEMS = 32
 
 Group = Sequence[tuple[int, Item]]
 """Neighbouring items of a unit with their positions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodedList:
+    """What travels to the encoder at once."""
+
+    items: tuple[Decoded, ...]
+    seconds: float
+    """That decoding them took, without the time in which the task was held back."""
 
 
 def plan_groups(items: Iterable[tuple[int, Item]]) -> list[Group]:
@@ -40,7 +51,7 @@ def plan_groups(items: Iterable[tuple[int, Item]]) -> list[Group]:
 
 def decode_share(
     groups: Sequence[Group], *, source: SourceConfig, target: AudioTarget, careful: bool
-) -> Iterator[list[Decoded]]:
+) -> Iterator[DecodedList]:
     """Decode groups in order; the first list is empty and says that the task has found a place.
 
     Args:
@@ -49,7 +60,7 @@ def decode_share(
         target: What the waveforms should be.
         careful: Decode each record in a killable child process.
     """
-    yield []
+    yield DecodedList(items=(), seconds=0.0)
     items = [record for group in groups for record in group]
     if careful:
         decoded = decode_isolated(items, source=source, target=target)
@@ -59,15 +70,16 @@ def decode_share(
         yield from _lists(islice(decoded, len(group)))
 
 
-def _lists(decoded: Iterable[Decoded]) -> Iterator[list[Decoded]]:
+def _lists(decoded: Iterable[Decoded]) -> Iterator[DecodedList]:
     waiting: list[Decoded] = []
     seconds = 0.0
+    start = time.monotonic()
     for item in decoded:
         duration = item.facts.duration_seconds if isinstance(item, DecodedItem) else 0.0
         if waiting and (seconds + duration > MAX_LIST_SECONDS or len(waiting) == MAX_LIST_ITEMS):
-            yield waiting
-            waiting, seconds = [], 0.0
+            yield DecodedList(items=tuple(waiting), seconds=time.monotonic() - start)
+            waiting, seconds, start = [], 0.0, time.monotonic()
         waiting.append(item)
         seconds += duration
     if waiting:
-        yield waiting
+        yield DecodedList(items=tuple(waiting), seconds=time.monotonic() - start)

@@ -112,7 +112,12 @@ class RayExecutor:
             ConfigError: an encoder or decode task cannot do this job at all.
         """
         assert self._crew is not None, "run() is called inside the context"
-        schedule = Schedule(units, max_lost_workers=self._runtime.max_infrastructure_failures)
+        assert self._placement is not None
+        schedule = Schedule(
+            units,
+            max_lost_workers=self._runtime.max_infrastructure_failures,
+            max_units=self._placement.units_per_encoder,
+        )
         while True:
             if stop.requested:
                 schedule.stop()

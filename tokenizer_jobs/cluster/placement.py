@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import floor
 
-from tokenizer_jobs.cluster.retry import UNITS_PER_ENCODER
+from tokenizer_jobs.cluster.retry import MAX_UNITS_PER_ENCODER, UNITS_PER_ENCODER
 from tokenizer_jobs.config import Runtime
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.wording import count_text
@@ -58,6 +58,8 @@ class Placement:
     """For each unit in flight."""
     decode_cpus: float
     """That one decode task reserves."""
+    units_per_encoder: int = UNITS_PER_ENCODER
+    """In flight on one encoder, at most; more than two where each is a single recording."""
 
     def describe(self) -> str:
         """One line for the log, such as `2 encoders on 1 node (2 CPUs), decode by 0.25-CPU tasks, 1 a unit`."""
@@ -95,11 +97,16 @@ def place(nodes: Sequence[Node], runtime: Runtime) -> Placement:
         ConfigError: the numbers cannot work; the message names them.
     """
     encoders = _place_encoders(nodes, runtime)
+    decode_tasks = _decode_tasks(nodes, runtime, num_encoders=len(encoders))
     return Placement(
         encoders=tuple(encoders),
         nodes=tuple(nodes),
-        decode_tasks=_decode_tasks(nodes, runtime, num_encoders=len(encoders)),
+        decode_tasks=decode_tasks,
         decode_cpus=runtime.decode_cpus,
+        units_per_encoder=min(
+            MAX_UNITS_PER_ENCODER,
+            max(UNITS_PER_ENCODER, _decode_places(nodes, runtime) // (len(encoders) * decode_tasks)),
+        ),
     )
 
 
@@ -144,7 +151,7 @@ def _spread_by_cpus(nodes: Sequence[Node], num_encoders: int) -> list[str]:
 
 def _decode_tasks(nodes: Sequence[Node], runtime: Runtime, *, num_encoders: int) -> int:
     in_flight = num_encoders * UNITS_PER_ENCODER
-    places = sum(int(node.cpus / runtime.decode_cpus) for node in nodes)
+    places = _decode_places(nodes, runtime)
     if runtime.decode_tasks == "auto":
         cpus = int(sum(node.cpus for node in nodes))
         tasks = max(1, min(MAX_DECODE_TASKS, cpus // in_flight))
@@ -159,6 +166,10 @@ def _decode_tasks(nodes: Sequence[Node], runtime: Runtime, *, num_encoders: int)
             "runtime.decode_cpus, or add CPUs"
         )
     return tasks
+
+
+def _decode_places(nodes: Sequence[Node], runtime: Runtime) -> int:
+    return sum(int(node.cpus / runtime.decode_cpus) for node in nodes)
 
 
 def describe_nodes(nodes: Sequence[Node]) -> str:

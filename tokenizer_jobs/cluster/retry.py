@@ -16,10 +16,15 @@ from enum import StrEnum
 from tokenizer_jobs.executors import MAX_TRANSIENT_FAILURES, UnitFailed
 from tokenizer_jobs.records import WorkUnit
 
-__all__ = ["UNITS_PER_ENCODER", "Attempt", "Failure", "Schedule"]
+__all__ = ["MAX_UNITS_PER_ENCODER", "UNITS_PER_ENCODER", "Attempt", "Failure", "Schedule"]
 
 UNITS_PER_ENCODER = 2
 """Units in flight on one encoder, so that one decodes while the other encodes."""
+
+MAX_UNITS_PER_ENCODER = 4
+"""Units in flight where each is a single recording: two meet in one call of the encoder while two decode."""
+MAX_SINGLES_SECONDS = 3600.0
+"""Audio of such units on one encoder from which it gets no more: they are in its memory whole."""
 
 FIRST_PAUSE_SECONDS = 0.5
 """Wait before a unit meets failing storage again; doubled each time."""
@@ -51,9 +56,11 @@ class Schedule:
     Args:
         units: Pulled one at a time, as encoders become free.
         max_lost_workers: Lost workers that one unit may meet before it is given up.
+        max_units: In flight on one encoder where each is a single recording.
     """
 
-    def __init__(self, units: Iterable[WorkUnit], *, max_lost_workers: int) -> None:
+    def __init__(self, units: Iterable[WorkUnit], *, max_lost_workers: int, max_units: int = UNITS_PER_ENCODER) -> None:
+        self._max_units = max_units
         self._units: Iterator[WorkUnit] | None = iter(units)
         self._max_lost_workers = max_lost_workers
         self._waiting: list[tuple[float, int, Attempt]] = []
@@ -84,10 +91,10 @@ class Schedule:
         """
         given = [*self._assign_careful(encoders, now=now)]
         kept_free = self._kept_free(encoders, now=now)
-        for load in range(UNITS_PER_ENCODER):
+        for load in range(self._max_units):
             for encoder in encoders:
                 in_flight = self._in_flight.get(encoder, [])
-                if len(in_flight) != load or encoder in kept_free or any(a.careful for a in in_flight):
+                if len(in_flight) != load or encoder in kept_free or not _has_room(in_flight):
                     continue
                 attempt = self._pop_due(careful=False, now=now) or self._next_fresh()
                 if attempt is None:
@@ -161,3 +168,15 @@ class Schedule:
     def _start(self, encoder: str, attempt: Attempt) -> tuple[str, Attempt]:
         self._in_flight.setdefault(encoder, []).append(attempt)
         return encoder, attempt
+
+
+def _has_room(in_flight: Sequence[Attempt]) -> bool:
+    """Whether an encoder takes another unit; up to how many is for the caller to know."""
+    if any(attempt.careful for attempt in in_flight):
+        return False
+    if len(in_flight) < UNITS_PER_ENCODER:
+        return True
+    units = [attempt.unit for attempt in in_flight]
+    return all(len(unit.items) == 1 for unit in units) and (
+        sum(unit.estimated_seconds for unit in units) < MAX_SINGLES_SECONDS
+    )

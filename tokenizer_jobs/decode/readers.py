@@ -151,11 +151,11 @@ class SoundfileReader:
 
     def blocks(self, dtype: type[np.generic], *, block_values: int) -> Iterator[npt.NDArray[np.generic]]:
         """Samples in blocks; see `Reader`."""
-        num_frames = max(1, block_values // self.channels)
+        num_frames, dtype_name = max(1, block_values // self.channels), np.dtype(dtype).name
         to_drop = self._delay
         while True:
             try:
-                block = self._file.read(num_frames, dtype=np.dtype(dtype).name, always_2d=True)
+                block = self._file.read(num_frames, dtype=dtype_name, always_2d=True)
             except soundfile.LibsndfileError as error:
                 self._view.raise_fault()
                 raise _refusal(f"soundfile: {error.error_string}", RejectReason.CORRUPT) from error

@@ -108,8 +108,10 @@ def measure_level(waveform: npt.NDArray[np.generic], *, sample_rate: int) -> Lev
             samples /= np.float32(FULL_SCALE_INT16)
         np.abs(samples, out=samples)
         peak = max(peak, float(samples.max()))
-        clipped += int(np.count_nonzero(samples >= CLIPPED))
-        squares = np.square(samples, dtype=np.float64).sum(axis=0)
+        if peak >= CLIPPED:
+            clipped += int(np.count_nonzero(samples >= CLIPPED))
+        squares = np.square(samples, dtype=np.float64)
+        squares = squares[0] if channels == 1 else squares.sum(axis=0)
         starts = np.arange(0, len(squares), block)
         sums = np.add.reduceat(squares, starts)
         lengths = np.diff(starts, append=len(squares))

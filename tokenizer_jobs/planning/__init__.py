@@ -1,5 +1,6 @@
 """Plans: items cut into work units, stored with what is needed to account for every one of them."""
 
+from tokenizer_jobs.planning.comparison import Comparison, KnownItems, compare_with_known, duplicate_ids
 from tokenizer_jobs.planning.stored import (
     PlanFacts,
     PlanSummary,
@@ -9,13 +10,13 @@ from tokenizer_jobs.planning.stored import (
     read_units,
     write_plan,
 )
-from tokenizer_jobs.planning.units import Comparison, Version, compare_with_known, duplicate_ids, plan_units
+from tokenizer_jobs.planning.units import plan_units
 
 __all__ = [
     "Comparison",
+    "KnownItems",
     "PlanFacts",
     "PlanSummary",
-    "Version",
     "compare_with_known",
     "duplicate_ids",
     "known_items",

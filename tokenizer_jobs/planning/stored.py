@@ -6,18 +6,21 @@ plans/000001.json       counts and origin; published last: a generation exists w
 
 import datetime
 import hashlib
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tokenizer_jobs.errors import ConfigError, IntegrityError, OutputBusyError
+from tokenizer_jobs.errors import IntegrityError, OutputBusyError
+from tokenizer_jobs.item_columns import StoredItems, item_schema, to_columns
 from tokenizer_jobs.parquet import open_parquet, read_row_groups
-from tokenizer_jobs.planning.units import Version
-from tokenizer_jobs.records import Item, WorkUnit
+from tokenizer_jobs.planning.comparison import KNOWN_COLUMNS, KnownItems
+from tokenizer_jobs.records import WorkUnit
 from tokenizer_jobs.storage import Storage
 
 __all__ = [
@@ -147,29 +150,28 @@ def read_units(storage: Storage, generation: int) -> Iterator[WorkUnit]:
     with _open_plan(storage, summary) as parquet:
         num_items = 0
         for table in read_row_groups(parquet):
-            rows = table.to_pylist()
-            num_items += len(rows)
-            yield from _units_of(rows, generation)
+            num_items += table.num_rows
+            yield from _units_of(table, generation)
         if num_items != summary.num_items:
             raise IntegrityError(
                 f"{_parquet_path(generation)} holds {num_items} items, its summary says {summary.num_items}"
             )
 
 
-def known_items(storage: Storage, generations: Iterable[int] | None = None) -> dict[str, Version]:
+def known_items(storage: Storage, generations: Iterable[int] | None = None) -> KnownItems:
     """Every planned id with the size and etag of its input, the newest plan's where several have it.
 
     Args:
         storage: The output.
         generations: Which plans to read; None reads all.
     """
-    known: dict[str, Version] = {}
+    return KnownItems.collect(_known_columns(storage, generations))
+
+
+def _known_columns(storage: Storage, generations: Iterable[int] | None) -> Iterator[pa.Table]:
     for generation in sorted(list_generations(storage) if generations is None else generations):
         with _open_plan(storage, read_plan_summary(storage, generation)) as parquet:
-            for table in read_row_groups(parquet, columns=["id", "source_size", "source_etag"]):
-                ids, sizes, etags = (column.to_pylist() for column in table.columns)
-                known.update(zip(ids, zip(sizes, etags, strict=True), strict=True))
-    return known
+            yield from read_row_groups(parquet, columns=KNOWN_COLUMNS)
 
 
 class _Counts:
@@ -185,7 +187,8 @@ class _Counts:
         for unit in units:
             self.num_items += len(unit.items)
             self.num_units += 1
-            self.seconds += unit.estimated_seconds
+            seconds = unit.estimated_seconds
+            self.seconds += seconds if math.isfinite(seconds) else 0.0
             self._ids.update(unit.unit_id.encode())
             yield unit
 
@@ -194,21 +197,11 @@ class _Counts:
 
 
 def _plan_schema(user_schema: pa.Schema | None) -> pa.Schema:
-    fields = [
+    place = [
         pa.field("unit_index", pa.int32(), nullable=False),
         pa.field("unit_id", pa.string(), nullable=False),
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("source_uri", pa.string(), nullable=False),
-        pa.field("source_member", pa.string()),
-        pa.field("source_row", pa.int64()),
-        pa.field("source_size", pa.int64()),
-        pa.field("source_etag", pa.string()),
-        pa.field("estimated_seconds", pa.float64(), nullable=False),
     ]
-    if user_schema is not None and len(user_schema):
-        # In a struct of their own they can have any name; Parquet has no struct without fields.
-        fields.append(pa.field("user_columns", pa.struct(list(user_schema))))
-    return pa.schema(fields)
+    return pa.schema([*place, *item_schema(user_schema)])
 
 
 def _row_groups(units: Iterable[WorkUnit]) -> Iterator[list[WorkUnit]]:
@@ -224,27 +217,13 @@ def _row_groups(units: Iterable[WorkUnit]) -> Iterator[list[WorkUnit]]:
         yield group
 
 
-def _to_batch(units: Iterable[WorkUnit], schema: pa.Schema) -> pa.RecordBatch:
-    rows = [
-        {
-            "unit_index": unit.index,
-            "unit_id": unit.unit_id,
-            "id": item.id,
-            "source_uri": item.source_uri,
-            "source_member": item.source_member,
-            "source_row": item.source_row,
-            "source_size": item.source_size,
-            "source_etag": item.source_etag,
-            "estimated_seconds": float(item.estimated_seconds),
-            "user_columns": dict(item.user_columns),
-        }
-        for unit in units
-        for item in unit.items
+def _to_batch(units: Sequence[WorkUnit], schema: pa.Schema) -> pa.RecordBatch:
+    place = [
+        pa.array([unit.index for unit in units for _ in unit.items], type=pa.int32()),
+        pa.array([unit.unit_id for unit in units for _ in unit.items], type=pa.string()),
     ]
-    try:
-        return pa.RecordBatch.from_pylist(rows, schema=schema)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError) as error:
-        raise ConfigError(f"an item's columns do not fit the types that its source declares: {error}") from error
+    columns = to_columns([item for unit in units for item in unit.items], schema=schema)
+    return pa.RecordBatch.from_arrays([*place, *columns], schema=schema)
 
 
 @contextmanager
@@ -260,29 +239,19 @@ def _open_plan(storage: Storage, summary: PlanSummary) -> Iterator[pq.ParquetFil
         yield parquet
 
 
-def _units_of(rows: list[dict[str, Any]], generation: int) -> Iterator[WorkUnit]:
-    start = 0
-    while start < len(rows):
-        index = rows[start]["unit_index"]
-        end = start
-        while end < len(rows) and rows[end]["unit_index"] == index:
-            end += 1
-        items = tuple(_to_item(row) for row in rows[start:end])
-        yield WorkUnit(generation=generation, index=index, unit_id=rows[start]["unit_id"], items=items)
-        start = end
-
-
-def _to_item(row: dict[str, Any]) -> Item:
-    return Item(
-        id=row["id"],
-        source_uri=row["source_uri"],
-        source_member=row["source_member"],
-        source_row=row["source_row"],
-        source_size=row["source_size"],
-        source_etag=row["source_etag"],
-        estimated_seconds=row["estimated_seconds"],
-        user_columns=row.get("user_columns") or {},
-    )
+def _units_of(table: pa.Table, generation: int) -> Iterator[WorkUnit]:
+    rows = table.combine_chunks()
+    indices, unit_ids = rows.column("unit_index").to_numpy(), rows.column("unit_id")
+    items = rows.drop_columns(["unit_index", "unit_id"])
+    starts = [0, *(np.flatnonzero(np.diff(indices)) + 1).tolist()] if len(indices) else []
+    for start, end in zip(starts, [*starts[1:], len(indices)], strict=True):
+        (batch,) = items.slice(start, end - start).to_batches()
+        yield WorkUnit(
+            generation=generation,
+            index=int(indices[start]),
+            unit_id=unit_ids[start].as_py(),
+            items=StoredItems(batch),
+        )
 
 
 def _already_planned(generation: int) -> OutputBusyError:

@@ -1,6 +1,6 @@
 """What every source offers: a listing of its items, and the bytes of each."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Protocol
 
@@ -15,8 +15,8 @@ __all__ = ["Listing", "Source"]
 class Listing:
     """What a source holds at one moment."""
 
-    items: tuple[Item, ...]
-    """Sorted by `source_uri`."""
+    items: Sequence[Item]
+    """In any order: planning sorts. A tuple, or an `ItemTable` where there may be millions."""
     skipped: Mapping[str, int]
     """What is no item, counted by kind: fifos, folders named like audio, other files."""
 

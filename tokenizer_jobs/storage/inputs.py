@@ -17,6 +17,8 @@ import fsspec
 
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.storage.faults import local_faults, local_read_faults, remote_faults, shown_cause, without_secrets
+from tokenizer_jobs.storage.systems import file_system
+from tokenizer_jobs.storage.trees import NoPermission, infos_below
 from tokenizer_jobs.storage.urls import local_path, public_uri
 
 __all__ = ["SkippedEntry", "SourceFile", "list_source_files", "open_source", "stat_source"]
@@ -87,7 +89,7 @@ def stat_source(uri: str) -> SourceFile:
         with local_read_faults(str(path)):
             return _local_file(str(path), path.stat())
     with remote_faults(public_uri(uri)):
-        system, name = fsspec.core.url_to_fs(uri)
+        system, name = file_system(uri)
         system.invalidate_cache()
         return _remote_file(system.info(name), uri)
 
@@ -103,7 +105,7 @@ def open_source(uri: str) -> IO[bytes]:
     path = local_path(uri)
     if path is None:
         with remote_faults(public_uri(uri)):
-            system, name = fsspec.core.url_to_fs(uri)
+            system, name = file_system(uri)
             remote: IO[bytes] = system.open(name, "rb")
             return remote
     with local_read_faults(str(path)):
@@ -206,7 +208,7 @@ def _identity(folder: str) -> tuple[int, int]:
 
 def _list_remote(location: str) -> Iterator[Listed]:
     try:
-        system, name = fsspec.core.url_to_fs(location)
+        system, name = file_system(location)
     except (ValueError, ImportError) as error:
         raise ConfigError(
             f"source {public_uri(location)!r} cannot be opened: {without_secrets(str(error))}; expected a local path "
@@ -216,6 +218,9 @@ def _list_remote(location: str) -> Iterator[Listed]:
     with remote_faults(public_uri(location)):
         if _is_remote_glob(location):
             found = system.glob(name, detail=True)
+        elif system.isdir(name) and not _is_web(location):
+            yield from _list_below(system, name)
+            return
         elif system.isdir(name):
             found = system.find(name, detail=True, withdirs=True)
         elif _is_web(location):  # `exists` says no of a server that is down
@@ -233,6 +238,16 @@ def _list_remote(location: str) -> Iterator[Listed]:
                 yield SkippedEntry(uri=public_uri(url), kind="folder")
         else:
             yield _remote_file(info, url)
+
+
+def _list_below(system: Any, name: str) -> Iterator[Listed]:
+    for info in infos_below(system, name):
+        if isinstance(info, NoPermission):
+            yield SkippedEntry(uri=public_uri(system.unstrip_protocol(info.name)), kind="folder without permission")
+            continue
+        url = system.unstrip_protocol(info["name"])
+        is_folder = info["type"] == "directory"
+        yield SkippedEntry(uri=public_uri(url), kind="folder") if is_folder else _remote_file(info, url)
 
 
 def _is_remote_glob(location: str) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 __all__ = ["is_url", "local_path", "public_uri"]
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
+_MAY_HOLD_SECRETS = re.compile(r"[?#@]")
 _WEB = frozenset({"http", "https"})
 
 
@@ -29,7 +30,7 @@ def public_uri(location: str) -> str:
 
     Local paths come back unchanged, since `?`, `#` and `@` are ordinary characters there.
     """
-    if not is_url(location):
+    if not _MAY_HOLD_SECRETS.search(location) or not is_url(location):
         return location
     return "::".join(_public_link(link) for link in location.split("::"))
 

@@ -1,0 +1,113 @@
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from tests.tokenizer_jobs.cluster_parts import HashCodec
+from tests.tokenizer_jobs.factories import FACTS
+from tokenizer_jobs.encoding import EncodeDesk, Waveform
+from tokenizer_jobs.records import EncodedItem
+
+
+class NotingCodec(HashCodec):
+    """Notes how many items each call holds, and whether two calls ran at once."""
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+        self._busy = threading.Lock()
+
+    def encode(self, waveforms: Sequence[Waveform]) -> list[EncodedItem]:
+        assert self._busy.acquire(blocking=False), "two calls at once"
+        try:
+            self.calls.append(len(waveforms))
+            time.sleep(0.01)
+            return super().encode(waveforms)
+        finally:
+            self._busy.release()
+
+
+class BrokenCodec(HashCodec):
+    def encode(self, waveforms: Sequence[Waveform]) -> list[EncodedItem]:
+        raise ValueError(f"{len(waveforms)} items")
+
+
+def waveform(number: int, *, seconds: float = 0.1) -> Waveform:
+    return np.random.default_rng(number).uniform(-1, 1, (1, round(seconds * FACTS.sample_rate))).astype(np.float32)
+
+
+def encode_in_units(desk: EncodeDesk, units: Sequence[Sequence[Sequence[Waveform]]]) -> list[list[EncodedItem]]:
+    """Each unit's batches in a thread of its own, all units open before the first call; items by unit."""
+    opened = threading.Barrier(len(units))
+
+    def run(batches: Sequence[Sequence[Waveform]]) -> list[EncodedItem]:
+        with desk.unit():
+            opened.wait()
+            return [item for batch in batches for item in desk.encode(batch)[0]]
+
+    with ThreadPoolExecutor(len(units)) as threads:
+        return list(threads.map(run, units))
+
+
+@pytest.mark.parametrize("merges", [False, True])
+def test_every_unit_gets_the_codes_of_its_own_items(merges: bool) -> None:
+    units = [[[waveform(100 * unit + item) for item in range(size)] for size in (1, 5, 2)] for unit in range(4)]
+    expected = [HashCodec().encode([item for batch in batches for item in batch]) for batches in units]
+    codec = NotingCodec()
+    made = encode_in_units(EncodeDesk(codec, merges=merges), units)
+    for items, alone in zip(made, expected, strict=True):
+        assert all(np.array_equal(one.codes, other.codes) for one, other in zip(items, alone, strict=True))
+    assert sum(codec.calls) == 4 * 8
+
+
+def test_units_of_one_long_item_meet_in_a_call() -> None:
+    codec = NotingCodec()
+    encode_in_units(EncodeDesk(codec, merges=True), [[[waveform(unit, seconds=60.0)]] for unit in range(2)])
+    assert codec.calls == [2]
+
+
+def test_units_do_not_meet_where_company_may_change_codes() -> None:
+    codec = NotingCodec()
+    encode_in_units(EncodeDesk(codec, merges=False), [[[waveform(unit)]] for unit in range(3)])
+    assert codec.calls == [1, 1, 1]
+
+
+def test_a_unit_alone_waits_for_nobody() -> None:
+    long = np.zeros((1, 1800 * FACTS.sample_rate), np.float32)
+    desk = EncodeDesk(NotingCodec(), merges=True)
+    start = time.monotonic()
+    with desk.unit():
+        desk.encode([long])
+    assert time.monotonic() - start < 5.0, "0.004 s for each second would be 7.2 s"
+
+
+def test_a_unit_whose_company_never_comes_goes_on_alone() -> None:
+    desk = EncodeDesk(HashCodec(), merges=True)
+    with desk.unit(), desk.unit():
+        assert len(desk.encode([waveform(0, seconds=1.0)])[0]) == 1
+
+
+def test_seconds_are_shared_out_by_samples() -> None:
+    desk = EncodeDesk(NotingCodec(), merges=True)
+    opened = threading.Barrier(2)
+
+    def run(seconds: float) -> float:
+        with desk.unit():
+            opened.wait()
+            return desk.encode([waveform(0, seconds=seconds)])[1]
+
+    with ThreadPoolExecutor(2) as threads:
+        short, long = threads.map(run, [60.0, 180.0])
+    assert long == pytest.approx(3 * short)
+
+
+def test_a_failing_call_fails_every_unit_in_it_and_the_desk_goes_on() -> None:
+    desk = EncodeDesk(BrokenCodec(), merges=True)
+    with desk.unit():
+        for _ in range(2):
+            with pytest.raises(ValueError, match="1 items"):
+                desk.encode([waveform(0)])
+    with pytest.raises(ValueError, match="2 items"):
+        encode_in_units(desk, [[[waveform(unit, seconds=60.0)]] for unit in range(2)])
