@@ -96,7 +96,7 @@ def compare_codes(model: EncodecModel, waveform: Tensor, codes: Codes, *, bandwi
         )
     stored = codes.codes.to(model.device, torch.int64).t()
     latents = torch.cat([frames for frames, _ in windows])
-    reference = _quantize(model, latents, n_q=n_q)
+    reference = torch.cat([_quantize(model, frames.t(), n_q=n_q) for frames, _ in windows])
     gaps, is_near_tie = _first_gaps(model, latents, reference=reference, stored=stored)
     differs = (reference != stored).any(1)
     is_wrong = (differs & ~is_near_tie) | _has_wrong_scale(codes, [scale for _, scale in windows]).to(model.device)
@@ -136,11 +136,14 @@ def _mismatch(codes: Codes, *, n_q: int, window_frames: list[int]) -> str | None
 
 
 def _quantize(model: EncodecModel, latents: Tensor, *, n_q: int) -> Tensor:
-    """Quantize latents `[T, D]` to codes int64 `[T, K]`, in blocks of rows."""
-    num_blocks = max(1, len(latents) // BLOCK_FRAMES)
+    """Quantize latents `[D, T]` of one item or window to codes int64 `[T, K]`, in blocks of frames.
+
+    A block is contiguous as the whole is: torch sums squares of frames in another order where it is not.
+    """
+    num_blocks = max(1, latents.shape[1] // BLOCK_FRAMES)
     ends = [BLOCK_FRAMES * block for block in range(1, num_blocks)]
-    blocks = torch.tensor_split(latents, ends)
-    return torch.cat([model.quantizer.quantize(block.t()[None], n_q=n_q)[0].t() for block in blocks])
+    blocks = torch.tensor_split(latents, ends, dim=1)
+    return torch.cat([model.quantizer.quantize(block.contiguous()[None], n_q=n_q)[0].t() for block in blocks])
 
 
 def _first_gaps(model: EncodecModel, latents: Tensor, *, reference: Tensor, stored: Tensor) -> tuple[Tensor, Tensor]:

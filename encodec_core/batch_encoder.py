@@ -17,8 +17,9 @@ from encodec_core.fast.gpu.decoder import decode_in_batches
 from encodec_core.fast.gpu.encoder import GpuEncoder
 from encodec_core.fast.gpu.quantizer import DeviceQuantizer
 from encodec_core.fast.lanes import Finish, LaneEncoder
-from encodec_core.fast.layers import fold_encoder
+from encodec_core.fast.layers import fold_decoder, fold_encoder
 from encodec_core.fast.loudness import window_loudness
+from encodec_core.fast.native.decoder import BlockedDecoder, can_decode_blocked
 from encodec_core.fast.native.encoder import BlockedEncoder, can_run_blocked
 from encodec_core.fast.placement import checked_dtype, resolve_device, takes_large_batches
 from encodec_core.fast.plain import without_weight_norm
@@ -100,7 +101,12 @@ class BatchEncoder:
             self._lanes = LaneEncoder(encoder, convolution_dtype=convolution_dtype)
             self._frame_quantizer = FrameQuantizer(codebooks, device=self.device, dtype=self._dtype)
             self._quantizer = copy.deepcopy(model.quantizer).to(self.device)
-            self._decoder = without_weight_norm(model.decoder).to(self.device)
+            self._blocked_decoder: BlockedDecoder | None = None
+            decoder = fold_decoder(model.decoder, device=self.device)
+            if can_decode_blocked(decoder):
+                self._blocked_decoder = BlockedDecoder(decoder, hop_length=self._config.hop_length)
+            else:
+                self._decoder = without_weight_norm(model.decoder).to(self.device)
 
     @torch.no_grad()
     def encode(self, waveforms: Sequence[Tensor]) -> list[Codes]:
@@ -149,7 +155,10 @@ class BatchEncoder:
 
     @torch.no_grad()
     def decode(self, codes: Sequence[Codes]) -> list[Tensor]:
-        """Turn codes into audio, item by item, each at once: an hour needs gigabytes.
+        """Turn codes into audio.
+
+        With the kernels of `fast.native` what an item becomes depends on nothing else, and for codecs without windows
+        memory beyond the audio is bounded. Where torch decodes, it takes each item at once: an hour needs gigabytes.
 
         Args:
             codes: what `encode` returned; K may be lower, or that of another bandwidth.
@@ -164,6 +173,8 @@ class BatchEncoder:
         with exact_float32():
             if self._gpu is not None:
                 return self._decode_on_gpu(codes)
+            if self._blocked_decoder is not None:
+                return self._decode_blocked(self._blocked_decoder, codes)
             return [self._decode(item).cpu() for item in codes]
 
     def _spans(self, waveforms: Sequence[Tensor]) -> list[_Span]:
@@ -236,6 +247,15 @@ class BatchEncoder:
     def _decode(self, item: Codes) -> Tensor:
         decoded = [self._decode_window(window[None])[0] for window in self._windows(item)]
         return self._joined(item, decoded)
+
+    def _decode_blocked(self, decoder: BlockedDecoder, codes: Sequence[Codes]) -> list[Tensor]:
+        windows = [self._windows(item) for item in codes]
+        decoded = iter(decoder.decode([window for item in windows for window in item], begin=self._latents))
+        return [self._joined(item, [next(decoded) for _ in own]) for item, own in zip(codes, windows, strict=True)]
+
+    def _latents(self, codes: Tensor) -> Tensor:
+        """`[K, T]` -> `[D, T]`."""
+        return self._quantizer.dequantize(codes[None])[0]
 
     def _decode_on_gpu(self, codes: Sequence[Codes]) -> list[Tensor]:
         windows = [self._windows(item) for item in codes]

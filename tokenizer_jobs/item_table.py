@@ -68,7 +68,9 @@ class ItemTable(Sequence[Item]):
         runs = [_Stored.make([run], schema=schema, on_disk=is_full) for run, is_full in _sorted_runs(batches, schema)]
         if len(runs) < 2:
             return cls(schema, runs[0] if runs else _Stored.make([], schema=schema, on_disk=False))
-        return cls(schema, _Stored.make(_merged(runs), schema=schema, on_disk=True))
+        table = cls(schema, _Stored.make(_merged(runs), schema=schema, on_disk=True))
+        pa.default_memory_pool().release_unused()  # a hundred megabytes of sorting, which what follows needs
+        return table
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """The table from its beginning, batch by batch; only some columns, if named."""

@@ -100,6 +100,8 @@ class FoldedUpsampling:
     """Strides that an input reaches."""
     trim_left: int
     """Time steps cut from the start of the raw result; its end is cut to the inputs' strides."""
+    norm: nn.GroupNorm | None
+    """Applied to the raw result, before the cut, over all of an item's time steps."""
 
 
 Stage: TypeAlias = FoldedConv | FoldedBlock
@@ -144,17 +146,37 @@ class FoldedEncoder:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FoldedDecoder:
-    """A SEANet decoder without norms over time, cut where its LSTM is."""
+    """A SEANet decoder, cut where its LSTM is."""
 
     front: tuple[DecoderStage, ...]
     lstm: nn.LSTM
     back: tuple[DecoderStage, ...]
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.lstm.parameters()).device
 
-def stage_convs(stage: Stage) -> tuple[FoldedConv, ...]:
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        return next(self.lstm.parameters()).dtype
+
+    @property
+    def can_be_tiled(self) -> bool:
+        """As of `FoldedEncoder`."""
+        convs = [conv for stage in self.front + self.back for conv in stage_convs(stage)]
+        norms = [conv.norm for conv in convs]
+        norms += [stage.norm for stage in self.back if isinstance(stage, FoldedUpsampling)]
+        return all(norm is None for norm in norms) and all(conv.pad_mode != "circular" for conv in convs)
+
+
+def stage_convs(stage: DecoderStage) -> tuple[FoldedConv, ...]:
     """Return the convolutions of a stage."""
     if isinstance(stage, FoldedConv):
         return (stage,)
+    if isinstance(stage, FoldedUpsampling):
+        return (stage.products,)
     return stage.convs if stage.shortcut is None else (*stage.convs, stage.shortcut)
 
 
@@ -177,7 +199,7 @@ def fold_encoder(encoder: SEANetEncoder, *, device: torch.device, convolution_dt
 
 
 def fold_decoder(decoder: SEANetDecoder, *, device: torch.device) -> FoldedDecoder:
-    """Copy the weights of a `decoder` without norms over time to `device`, like `fold_encoder`."""
+    """Copy the weights of `decoder` to `device`, like `fold_encoder`."""
     dtype = next(decoder.parameters()).dtype
     front: list[DecoderStage] = []
     stages, elu, lstm = front, False, None
@@ -269,13 +291,6 @@ def _fold_conv(layer: PaddedConv1d, *, device: torch.device, dtype: torch.dtype,
     left, right = conv_padding(
         0, kernel_size=layer.kernel_size, stride=layer.stride, dilation=layer.dilation, causal=layer.causal
     )
-    norm = None
-    if layer.norm is not None:
-        norm = nn.GroupNorm(layer.norm.num_groups, layer.norm.num_channels, eps=layer.norm.eps, device="meta")
-        norm.load_state_dict(
-            {name: _copied(tensor, device) for name, tensor in layer.norm.state_dict().items()}, assign=True
-        )
-        norm.requires_grad_(False)
     return FoldedConv(
         weight=_copied(layer.effective_weight, device).to(dtype),
         bias=_copied(layer.bias, device).to(dtype),
@@ -284,7 +299,7 @@ def _fold_conv(layer: PaddedConv1d, *, device: torch.device, dtype: torch.dtype,
         left=left,
         right=right,
         pad_mode=layer.pad_mode,
-        norm=norm,
+        norm=_copy_norm(layer.norm, device=device),
         elu_before=elu_before,
     )
 
@@ -301,7 +316,6 @@ def _fold_block(layer: ResidualBlock, *, device: torch.device, dtype: torch.dtyp
 
 
 def _fold_upsampling(layer: TrimmedConvTranspose1d, *, device: torch.device, elu_before: bool) -> FoldedUpsampling:
-    assert layer.norm is None, "a norm over time needs the whole item"
     weight, stride = _copied(layer.effective_weight, device), layer.stride
     in_channels, out_channels, kernel_size = weight.shape
     taps = -(-kernel_size // stride)
@@ -318,8 +332,21 @@ def _fold_upsampling(layer: TrimmedConvTranspose1d, *, device: torch.device, elu
         elu_before=elu_before,
     )
     return FoldedUpsampling(
-        products=products, bias=_copied(layer.bias, device), stride=stride, taps=taps, trim_left=layer.trim[0]
+        products=products,
+        bias=_copied(layer.bias, device),
+        stride=stride,
+        taps=taps,
+        trim_left=layer.trim[0],
+        norm=_copy_norm(layer.norm, device=device),
     )
+
+
+def _copy_norm(norm: nn.GroupNorm | None, *, device: torch.device) -> nn.GroupNorm | None:
+    if norm is None:
+        return None
+    copy = nn.GroupNorm(norm.num_groups, norm.num_channels, eps=norm.eps, device="meta")
+    copy.load_state_dict({name: _copied(tensor, device) for name, tensor in norm.state_dict().items()}, assign=True)
+    return copy.requires_grad_(False)
 
 
 def _copy_lstm(lstm: nn.LSTM, *, device: torch.device) -> nn.LSTM:

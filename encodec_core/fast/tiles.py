@@ -143,6 +143,7 @@ def _push_conv(x: Tensor, conv: FoldedConv, state: ConvState, *, is_last: bool) 
 
 
 def _push_upsampling(x: Tensor, stage: FoldedUpsampling, state: UpsamplingState, *, is_last: bool) -> Tensor:
+    assert stage.norm is None, "a norm over time needs the whole item"
     x = _push_conv(x, stage.products, ConvState(), is_last=False)
     out_channels = x.shape[1] // (stage.taps * stage.stride)
     products = x.view(x.shape[0], out_channels, stage.taps, stage.stride, x.shape[-1])

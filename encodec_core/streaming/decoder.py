@@ -28,7 +28,9 @@ class StreamingDecoder:
         device: of torch; "auto": a GPU where torch sees one, else the CPU.
 
     All that `push` and `flush` return, one after the other, is what the model decodes the whole recording to: whole
-    frames, to be cut to the length of the audio. After `flush` the next push begins a new stream.
+    frames, to be cut to the length of the audio. On a CPU bits do not depend on where codes were cut nor on the other
+    streams; where the kernels of `fast.native` run, they are those of `BatchEncoder.decode`. After `flush` the next
+    push begins a new stream.
 
         causal       audio of frame f comes with its codes; that of the first frames with the codes of the seventh,
                      because the first convolution reflects the start

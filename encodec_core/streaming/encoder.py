@@ -31,9 +31,9 @@ class StreamingEncoder:
 
     All that `push` and `flush` return, one after the other, is what `BatchEncoder` gives for the whole recording: on a
     CPU to the last bit, wherever it was cut and whatever the other streams are. After `flush` the next push begins a
-    new stream. One exception: where the kernels of `fast.native` run, recordings of a causal codec below half a second
-    (at 24 kHz) are rounded otherwise than by `BatchEncoder`, which follows torch in convolving short recordings as
-    matrix products; a stream cannot know its length. Near ties may then fall otherwise.
+    new stream. The exception, where the kernels of `fast.native` run, are near ties of a causal codec in recordings
+    below half a second (at 24 kHz) and in a recording's last 31 frames: `BatchEncoder` rounds there as torch does for
+    a whole of that length, which a stream cannot know.
 
         causal       codes of frame f come with sample (f + 1) * hop_length; those of the first frames with that of
                      the seventh (at 24 kHz with sample 2,240), because the last convolution reflects the start

@@ -3,12 +3,15 @@
 Letters in shapes: N streams, C audio channels, n samples, D latent channels, t frames.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from encodec_core.fast.layers import fold_decoder
+from encodec_core.fast.native.decoder import BlockedDecoder, can_decode_blocked
+from encodec_core.fast.native.stream import BlockedStream
 from encodec_core.fast.plain import without_weight_norm
 from encodec_core.model import EncodecModel
 from encodec_core.streaming.latents import tile_samples
@@ -22,7 +25,9 @@ class CausalWaveforms:
     """Audio of a causal codec: that of a frame comes with it, after a start of seven frames."""
 
     def __init__(self, model: EncodecModel, *, num_streams: int, device: torch.device) -> None:
-        self._network = NetworkStream(fold_decoder(model.decoder, device=device), num_streams=num_streams)
+        decoder = fold_decoder(model.decoder, device=device)
+        stream = BlockedStream if can_decode_blocked(decoder) else NetworkStream
+        self._network: BlockedStream | NetworkStream = stream(decoder, num_streams=num_streams)
         self._nothing = torch.zeros(num_streams, model.config.hidden_size, 0, dtype=model.dtype, device=device)
         self._tile_frames = max(1, tile_samples(num_streams) // model.config.hop_length)
 
@@ -41,14 +46,23 @@ class WindowWaveforms:
 
     def __init__(self, model: EncodecModel, *, device: torch.device) -> None:
         assert model.config.chunk_length is not None
-        self._decoder = without_weight_norm(model.decoder).to(device)
+        folded = fold_decoder(model.decoder, device=device)
+        self._decode: Callable[[Tensor], Tensor]
+        if can_decode_blocked(folded):
+            self._decode = partial(_decode_blocked, BlockedDecoder(folded, hop_length=model.config.hop_length))
+        else:
+            self._decode = without_weight_norm(model.decoder).to(device)
         self._adder = OverlapAdder(stride=model.config.chunk_stride or model.config.chunk_length)
 
     def push(self, latents: Tensor, *, scales: Tensor) -> Tensor:
         """Take the latents `[N, D, t]` and scales `[N]` of the next window; return the audio completed, `[N, C, n]`."""
-        window: Tensor = self._decoder(latents) * scales[:, None, None]
-        return self._adder.push(window)
+        return self._adder.push(self._decode(latents) * scales[:, None, None])
 
     def flush(self) -> Iterator[Tensor]:
         """End the streams and yield what is left; the next window begins new ones."""
         yield from self._adder.flush()
+
+
+def _decode_blocked(decoder: BlockedDecoder, latents: Tensor) -> Tensor:
+    """`[N, D, t]` -> `[N, C, n]`."""
+    return torch.stack(decoder.decode(list(latents), begin=lambda frames: frames))

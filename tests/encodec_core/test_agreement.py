@@ -133,8 +133,8 @@ def test_refusals() -> None:
 def test_blocks_have_the_bits_of_the_whole_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     model, num_frames = fitted_model("causal_mono"), 3 * agreement.BLOCK_FRAMES + 5
     generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(num_frames, model.config.hidden_size, generator=generator)
-    whole = model.quantizer.quantize(latents.t()[None], n_q=8)[0].t()
+    latents = torch.randn(model.config.hidden_size, num_frames, generator=generator)
+    whole = model.quantizer.quantize(latents[None], n_q=8)[0].t()
     sizes = []
     quantize = model.quantizer.quantize
 

@@ -16,7 +16,7 @@ from typing import IO, Any
 from tokenizer_jobs.errors import ConfigError, TransientError
 from tokenizer_jobs.storage.faults import remote_faults
 from tokenizer_jobs.storage.outputs import STAGING_FOLDER, Storage, StoredFile, checked_parts, staging_name
-from tokenizer_jobs.storage.systems import creates_exclusively, file_system, is_taken, read_whole
+from tokenizer_jobs.storage.systems import creates_exclusively, file_system, is_taken, read_whole, upload
 
 __all__ = ["RemoteStorage"]
 
@@ -123,19 +123,19 @@ class RemoteStorage(Storage):
         may leave a temporary file on this machine, or parts of an upload that the store itself drops after a while.
         """
         with remote_faults(self._where(path)):
-            self._system().put_file(str(staged), self._at(path))
+            upload(self._system(), str(staged), self._at(path))
         staged.unlink()
 
     def publish_if_absent(self, staged: Path, path: str) -> bool:
         """Upload a staged file unless a file is there; exclusive where `put_if_absent` is."""
         if staged.stat().st_size > LOOK_FIRST_BYTES and self.exists(path):
             return False
-        if not self._create(path, lambda system, target: system.put_file(str(staged), target, mode="create")):
+        if not self._create(path, lambda system, target: upload(system, str(staged), target, mode="create")):
             return False
         staged.unlink()
         return True
 
-    def _create(self, path: str, upload: Callable[[Any, str], object]) -> bool:
+    def _create(self, path: str, write: Callable[[Any, str], object]) -> bool:
         with remote_faults(self._where(path)):
             system, target = self._system(), self._at(path)
             is_exclusive = creates_exclusively(self.url, folder=self._at(STAGING_FOLDER))
@@ -145,7 +145,7 @@ class RemoteStorage(Storage):
                     if system.exists(target):
                         return False
                 try:
-                    upload(system, target)
+                    write(system, target)
                 except OSError as error:
                     if is_taken(error):
                         return False

@@ -9,7 +9,7 @@ from typing import Any
 
 import fsspec
 
-__all__ = ["REQUESTS_AT_ONCE", "creates_exclusively", "file_system", "is_taken", "read_whole"]
+__all__ = ["REQUESTS_AT_ONCE", "creates_exclusively", "file_system", "is_taken", "read_whole", "upload"]
 
 REQUESTS_AT_ONCE = 64
 """To one store from one process. S3's client alone would keep 10 connections: 200 requests a second at 50 ms each."""
@@ -36,10 +36,19 @@ def file_system(url: str) -> tuple[Any, str]:
 
 def read_whole(system: Any, path: str) -> bytes:
     """Read a whole file by one request: s3fs asks for the size first unless it may not share the work (2026.9.0)."""
-    parameters = inspect.signature(getattr(system, "_cat_file", system.cat_file)).parameters
-    options = {"max_concurrency": 1} if "max_concurrency" in parameters else {}
-    content: bytes = system.cat_file(path, **options)
+    content: bytes = system.cat_file(path, **_at_once(system, "cat_file", 1))
     return content
+
+
+def upload(system: Any, source: str, path: str, *, mode: str = "overwrite") -> None:
+    """Upload a local file, of a large one two parts at once: ten parts, as s3fs has it, are 500 MB of memory."""
+    options = {} if mode == "overwrite" else {"mode": mode}
+    system.put_file(source, path, **options, **_at_once(system, "put_file", 2))
+
+
+def _at_once(system: Any, call: str, most: int) -> dict[str, int]:
+    parameters = inspect.signature(getattr(system, f"_{call}", getattr(system, call))).parameters
+    return {"max_concurrency": most} if "max_concurrency" in parameters else {}
 
 
 def creates_exclusively(url: str, *, folder: str) -> bool:

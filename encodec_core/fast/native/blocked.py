@@ -1,6 +1,6 @@
 """Blocked tensors, and convolutions and norms for them.
 
-Letters in shapes: N blocks of channels, T time steps, W channels of a block (16; 1 for audio).
+Letters in shapes: N blocks of channels, C channels, T time steps, W channels of a block (16; 1 for audio).
 """
 
 import ctypes
@@ -14,12 +14,28 @@ from encodec_core.fast.layers import FoldedConv
 from encodec_core.fast.native.library import kernels, pointer
 from encodec_core.fast.native.terms import BLOCK, Terms, onednn_terms, product_terms, torch_takes_product
 
-__all__ = ["BlockedConv", "BlockedNorm", "activate", "num_blocks"]
+__all__ = ["BlockedConv", "BlockedNorm", "PackedTerms", "activate", "block", "num_blocks", "pack", "places", "unblock"]
+
+MAX_NUMBERS = 2**31
+"""Offsets into a convolution's input are int32: those of 64 bits would take 2 % longer. Tiles, and windows of a second,
+have 1/1,000 of it."""
 
 
 def num_blocks(channels: int) -> int:
     """Return how many blocks hold so many channels."""
     return -(-channels // BLOCK)
+
+
+def block(x: Tensor) -> Tensor:
+    """`[C, T]` -> contiguous `[N, T, 16]`, channels filled up with zeros."""
+    channels, num_steps = x.shape
+    filled = functional.pad(x, (0, 0, 0, -channels % BLOCK))
+    return filled.view(num_blocks(channels), BLOCK, num_steps).transpose(1, 2).contiguous()
+
+
+def unblock(x: Tensor) -> Tensor:
+    """`[N, T, W]` -> `[N * W, T]`."""
+    return x.transpose(1, 2).flatten(0, 1)
 
 
 def activate(x: Tensor) -> None:
@@ -28,7 +44,7 @@ def activate(x: Tensor) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Packed:
+class PackedTerms:
     """Weights in one order of terms."""
 
     blocks: Tensor
@@ -38,6 +54,18 @@ class _Packed:
     chain_ends: Tensor
     weights: Tensor
     """Panels of two blocks of output channels, `[num_terms, 32]` each; the last of one, if it is left over."""
+
+
+def pack(weight: Tensor, terms: Terms, *, dilation: int = 1, width: int = BLOCK) -> PackedTerms:
+    """Bring weights `[out_channels, in_channels, kernel_size]` into the order of terms, for an input of such W."""
+    num_filled = -weight.shape[0] % BLOCK
+    by_term = functional.pad(weight, (0, 0, 0, 0, 0, num_filled))[:, terms.channels, terms.places].t()
+    return PackedTerms(
+        blocks=(terms.channels // width).int(),
+        places=(terms.places * dilation * width + terms.channels % width).int(),
+        chain_ends=terms.chain_ends,
+        weights=torch.cat([panel.reshape(-1) for panel in torch.split(by_term, 2 * BLOCK, dim=1)]),
+    )
 
 
 class BlockedConv:
@@ -56,7 +84,8 @@ class BlockedConv:
         self.out_blocks = num_blocks(out_channels)
         self._bias = functional.pad(conv.bias, (0, self.out_blocks * BLOCK - out_channels))
         self._packed = [
-            self._pack(terms(self._in_channels, self._kernel_size)) for terms in (onednn_terms, product_terms)
+            pack(conv.weight, terms(self._in_channels, self._kernel_size), dilation=conv.dilation, width=self._width)
+            for terms in (onednn_terms, product_terms)
         ]
 
     @property
@@ -82,7 +111,16 @@ class BlockedConv:
             raw: `[N', T, 16]` that takes the output, T = (T' - span) // stride + 1; or None.
             activated: `[N', T, 16]` that takes the ELU of the output; or None.
             residual: `[N', T or more, 16]`, added to the output; or None.
+
+        Raises:
+            ValueError: `x` has 2**31 numbers or more.
         """
+        if x.shape[0] * x.stride(0) >= MAX_NUMBERS:
+            raise ValueError(
+                f"{x.shape[1]} time steps of {self._in_channels} channels cannot be convolved at once; expected fewer "
+                f"than {MAX_NUMBERS // (x.shape[0] * self._width)}: this codec normalises over a whole recording, so "
+                "cut long recordings, or give the config a chunk_length_s"
+            )
         num_rows = (x.shape[1] - self.conv.span) // self.conv.stride + 1
         packed = self._packed[self._takes_product(item_steps)]
         failed = _library().encodec_convolve(
@@ -97,7 +135,7 @@ class BlockedConv:
             self.conv.stride * self._width,
             num_rows,
             self.out_blocks,
-            *_places(residual, raw, activated),
+            *places(residual, raw, activated),
         )
         if failed:
             raise MemoryError("no memory for the offsets of a convolution's terms")
@@ -105,18 +143,6 @@ class BlockedConv:
     def _takes_product(self, item_steps: int | None) -> bool:
         num_numbers = 2**62 if item_steps is None else self._in_channels * item_steps
         return torch_takes_product(num_numbers, kernel_size=self._kernel_size, stride=self.conv.stride)
-
-    def _pack(self, terms: Terms) -> _Packed:
-        weight = functional.pad(self.conv.weight, (0, 0, 0, 0, 0, self._bias.numel() - self.conv.weight.shape[0]))
-        by_term = weight[:, terms.channels, terms.places].t()
-        blocks = terms.channels // self._width
-        places = terms.places * self.conv.dilation * self._width + terms.channels % self._width
-        return _Packed(
-            blocks=blocks.int(),
-            places=places.int(),
-            chain_ends=terms.chain_ends,
-            weights=torch.cat([panel.reshape(-1) for panel in torch.split(by_term, 2 * BLOCK, dim=1)]),
-        )
 
 
 class BlockedNorm:
@@ -138,6 +164,7 @@ class BlockedNorm:
         raw: Tensor | None = None,
         activated: Tensor | None = None,
         residual: Tensor | None = None,
+        wanted: slice | None = None,
     ) -> None:
         """Normalise.
 
@@ -146,7 +173,9 @@ class BlockedNorm:
             scratch: as many numbers as `x` has.
             raw: as of `BlockedConv.run`, and may be `x`.
             activated, residual: as of `BlockedConv.run`.
+            wanted: the time steps that are put out, though all are counted; None: all.
         """
+        first, end, _ = (wanted or slice(None)).indices(x.shape[1])
         _library().encodec_normalise(
             pointer(x),
             x.stride(0),
@@ -156,11 +185,13 @@ class BlockedNorm:
             pointer(self._norm.weight),
             pointer(self._norm.bias),
             pointer(scratch),
-            *_places(residual, raw, activated),
+            first,
+            end - first,
+            *places(residual, raw, activated),
         )
 
 
-def _places(*tensors: Tensor | None) -> list[int | None]:
+def places(*tensors: Tensor | None) -> list[int | None]:
     """Return where each tensor begins, and the floats between its blocks."""
     return [place for x in tensors for place in ((None, 0) if x is None else (pointer(x), x.stride(0)))]
 

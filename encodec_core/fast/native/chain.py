@@ -7,25 +7,36 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from encodec_core.fast.layers import FoldedBlock, FoldedConv, Stage, stage_convs
+from encodec_core.fast.layers import DecoderStage, FoldedBlock, FoldedConv, FoldedUpsampling
+from encodec_core.fast.native.audio import AudioConv
 from encodec_core.fast.native.blocked import BlockedConv, BlockedNorm, activate
-from encodec_core.fast.native.inlet import Arena, Inlet
+from encodec_core.fast.native.inlet import Arena, Inlet, Intake, start_inlet
+from encodec_core.fast.native.library import floats
 from encodec_core.fast.native.terms import BLOCK
-from encodec_core.modules.conv import conv_output_length, extra_padding
+from encodec_core.fast.native.upsampling import BlockedUpsampling
 
 __all__ = ["Chain", "ChainState", "Workspace", "can_be_blocked"]
 
 
-def can_be_blocked(stages: Sequence[Stage]) -> bool:
+def can_be_blocked(stages: Sequence[DecoderStage]) -> bool:
     """Whether a chain of these stages can be made."""
-    convs = [conv for stage in stages for conv in stage_convs(stage)]
+    return all(_can_stage_be_blocked(stage) for stage in stages)
+
+
+def _can_stage_be_blocked(stage: DecoderStage) -> bool:
+    if isinstance(stage, FoldedUpsampling):
+        return _can_norm_be_blocked(stage.norm)
+    convs = (stage,) if isinstance(stage, FoldedConv) else (*stage.convs, stage.shortcut)
     return all(
-        conv.pad_mode in ("reflect", "constant")
-        and (conv.norm is None or (conv.norm.num_groups == 1 and conv.norm.num_channels % BLOCK == 0))
-        for conv in convs
+        conv is None or (conv.pad_mode in ("reflect", "constant") and _can_norm_be_blocked(conv.norm)) for conv in convs
     )
+
+
+def _can_norm_be_blocked(norm: nn.GroupNorm | None) -> bool:
+    return norm is None or (norm.num_groups == 1 and norm.num_channels % BLOCK == 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +82,19 @@ class Chain:
     Args:
         stages: as `can_be_blocked` allows, float32, on the CPU.
         is_audio: whether the chain begins with audio `[channels, T, 1]`.
+        ends_in_audio: whether it ends in such; the last stage is then a convolution, and its norm may be any.
     """
 
-    def __init__(self, stages: Sequence[Stage], *, is_audio: bool) -> None:
+    def __init__(self, stages: Sequence[DecoderStage], *, is_audio: bool, ends_in_audio: bool = False) -> None:
         self._stages = [
-            _BlockStage(stage)
-            if isinstance(stage, FoldedBlock)
-            else _ConvStage(stage, is_audio=is_audio and place == 0)
+            _stage(stage, is_audio=is_audio and place == 0, ends_in_audio=ends_in_audio and place == len(stages) - 1)
             for place, stage in enumerate(stages)
         ]
-        self._out_blocks = self._stages[-1].out_blocks
+
+    @property
+    def out_blocks(self) -> int:
+        """N of its result."""
+        return self._stages[-1].out_blocks
 
     def start(self, num_steps: int | None) -> ChainState:
         """Return the state before an item of so many time steps; None: not known yet, and many."""
@@ -96,14 +110,14 @@ class Chain:
         """Send the next time steps of an item through the chain.
 
         Args:
-            x: contiguous `[N, T, W]`, T >= 0.
+            x: `[N, T, W]`, T >= 0.
             states: what `start` returned, changed in place.
             workspace: of this thread.
             is_last: whether the item ends with `x`.
-            into: `[N', T' or more, 16]` for the result; None: memory of its own.
+            into: `[N', T' or more, W']` for the result; None: memory of its own.
 
         Returns:
-            `[N', T', 16]`: what could be computed now.
+            `[N', T', W']`: what could be computed now.
         """
         opened = self._stages[0].open(states[0], x.shape[1], workspace.inputs[0], is_last=is_last)
         _fill(opened, x)
@@ -113,7 +127,7 @@ class Chain:
                 arena = workspace.inputs[(place + 1) % 2]
                 following = self._stages[place + 1].open(states[place + 1], num_ready, arena, is_last=is_last)
             else:
-                room = x.new_empty(self._out_blocks, num_ready, BLOCK) if into is None else into
+                room = floats(stage.out_blocks, num_ready, stage.out_width) if into is None else into
                 result = room[:, :num_ready]
                 following = _Opened(num_new=num_ready, is_last=is_last, memory=result, raw=result)
             stage.run(states[place], opened, following, workspace)
@@ -124,21 +138,23 @@ class Chain:
 class _NormedConv:
     """A convolution and the norm after it, if it has one."""
 
+    out_width = BLOCK
+
     def __init__(self, conv: FoldedConv, *, is_audio: bool = False) -> None:
-        self.conv = conv
+        self._conv = conv
+        self.elu_before = conv.elu_before
         self._blocked = BlockedConv(conv, is_audio=is_audio)
         self._norm = None if conv.norm is None else BlockedNorm(conv.norm)
         self.in_blocks, self.out_blocks = self._blocked.in_blocks, self._blocked.out_blocks
         self.width = self._blocked.width
 
-    def run(
-        self, opened: _Opened, inlet: Inlet, outlet: _Opened, norms: Arena, *, residual: Tensor | None = None
-    ) -> None:
-        """Compute what is ready of an opened item."""
-        intake = inlet.intake(opened.num_new, is_last=opened.is_last)
-        ready = inlet.ready(intake, opened.memory, is_last=opened.is_last)
-        if ready is not None:
-            self.run_on(ready, inlet.item_steps, norms, raw=outlet.raw, activated=outlet.activated, residual=residual)
+    def start(self, num_steps: int | None) -> tuple[Inlet, int | None]:
+        """Return the state before an item of so many time steps (None: not known), and how many come out."""
+        return start_inlet(self._conv, num_steps)
+
+    def num_outputs(self, intake: Intake) -> int:
+        """Return how many outputs the next inputs make ready."""
+        return intake.num_ready
 
     def run_on(
         self,
@@ -154,28 +170,31 @@ class _NormedConv:
         if self._norm is None:
             self._blocked.run(x, item_steps=item_steps, raw=raw, activated=activated, residual=residual)
             return
-        num_rows = (x.shape[1] - self.conv.span) // self.conv.stride + 1
+        num_rows = (x.shape[1] - self._conv.span) // self._conv.stride + 1
         norms.reset(2 * self.out_blocks * num_rows * BLOCK)
         convolved, scratch = (norms.take(self.out_blocks, num_rows, BLOCK) for _ in range(2))
         self._blocked.run(x, item_steps=item_steps, raw=convolved)
         self._norm.run(convolved, scratch=scratch, raw=raw, activated=activated, residual=residual)
 
 
+_Conv: TypeAlias = _NormedConv | BlockedUpsampling | AudioConv
+
+
 class _ConvStage:
     """A convolution whose inputs pass an ELU first, or do not."""
 
-    def __init__(self, conv: FoldedConv, *, is_audio: bool) -> None:
-        self._conv = _NormedConv(conv, is_audio=is_audio)
-        self.out_blocks = self._conv.out_blocks
+    def __init__(self, conv: _Conv) -> None:
+        self._conv = conv
+        self.out_blocks, self.out_width = conv.out_blocks, conv.out_width
 
     def start(self, num_steps: int | None) -> tuple[_StageState, int | None]:
         """Return the state before an item of so many time steps (None: not known), and how many come out."""
-        return _start_inlet(self._conv.conv, num_steps)
+        return self._conv.start(num_steps)
 
     def num_ready(self, state: _StageState, num_new: int, *, is_last: bool) -> int:
         """Return how many outputs the next inputs make ready."""
         assert isinstance(state, Inlet)
-        return state.intake(num_new, is_last=is_last).num_ready
+        return self._conv.num_outputs(state.intake(num_new, is_last=is_last))
 
     def open(self, state: _StageState, num_new: int, arena: Arena, *, is_last: bool) -> _Opened:
         """Make room for the next inputs."""
@@ -185,18 +204,20 @@ class _ConvStage:
         arena.reset(shape[0] * shape[1] * shape[2])
         memory = arena.take(*shape)
         new = state.place(intake, memory)
-        if self._conv.conv.elu_before:
+        if self._conv.elu_before:
             return _Opened(num_new=num_new, is_last=is_last, memory=memory, activated=new)
         return _Opened(num_new=num_new, is_last=is_last, memory=memory, raw=new)
 
     def run(self, state: _StageState, opened: _Opened, following: _Opened, workspace: Workspace) -> None:
         """Compute what is ready, to where the following stage reads it."""
         assert isinstance(state, Inlet)
-        self._conv.run(opened, state, following, workspace.norms)
+        _run_ready(self._conv, opened, state, following, workspace.norms)
 
 
 class _BlockStage:
     """A residual block."""
+
+    out_width = BLOCK
 
     def __init__(self, block: FoldedBlock) -> None:
         self._convs = [_NormedConv(conv) for conv in block.convs]
@@ -208,7 +229,7 @@ class _BlockStage:
         """See `_ConvStage.start`."""
         inlets = []
         for conv in self._convs:
-            inlet, num_steps = _start_inlet(conv.conv, num_steps)
+            inlet, num_steps = conv.start(num_steps)
             inlets.append(inlet)
         return _BlockState(inlets), num_steps
 
@@ -245,9 +266,9 @@ class _BlockStage:
                 memory=memory,
                 activated=next_inlet.place(intake, memory),
             )
-            conv.run(opened, inlet, between, workspace.norms)
+            _run_ready(conv, opened, inlet, between, workspace.norms)
             opened = between
-        self._convs[-1].run(opened, state.inlets[-1], following, workspace.norms, residual=shortcut)
+        _run_ready(self._convs[-1], opened, state.inlets[-1], following, workspace.norms, residual=shortcut)
         num_ready = following.num_new
         state.shortcut = shortcut[:, num_ready:].clone() if shortcut.shape[1] > num_ready else None
 
@@ -272,17 +293,28 @@ class _BlockStage:
             self._shortcut.run_on(opened.raw, None, norms, raw=shortcut[:, num_waiting:])
 
 
-def _start_inlet(conv: FoldedConv, num_steps: int | None) -> tuple[Inlet, int | None]:
-    if num_steps is None:
-        return Inlet(conv=conv, item_steps=None), None
-    item_steps = conv.left + num_steps + conv.right + extra_padding(num_steps, stride=conv.stride)
-    return Inlet(conv=conv, item_steps=item_steps), conv_output_length(num_steps, stride=conv.stride)
+def _stage(stage: DecoderStage, *, is_audio: bool, ends_in_audio: bool) -> _ConvStage | _BlockStage:
+    if isinstance(stage, FoldedBlock):
+        return _BlockStage(stage)
+    if isinstance(stage, FoldedUpsampling):
+        return _ConvStage(BlockedUpsampling(stage))
+    return _ConvStage(AudioConv(stage) if ends_in_audio else _NormedConv(stage, is_audio=is_audio))
+
+
+def _run_ready(
+    conv: _Conv, opened: _Opened, inlet: Inlet, outlet: _Opened, norms: Arena, *, residual: Tensor | None = None
+) -> None:
+    """Compute what is ready of an opened item."""
+    intake = inlet.intake(opened.num_new, is_last=opened.is_last)
+    ready = inlet.ready(intake, opened.memory, is_last=opened.is_last)
+    if ready is not None:
+        conv.run_on(ready, inlet.item_steps, norms, raw=outlet.raw, activated=outlet.activated, residual=residual)
 
 
 def _fill(opened: _Opened, x: Tensor) -> None:
     if opened.raw is not None:
         opened.raw.copy_(x)
     if opened.activated is not None:
-        activated = x.clone()
+        activated = x.clone(memory_format=torch.contiguous_format)
         activate(activated)
         opened.activated.copy_(activated)

@@ -24,17 +24,19 @@ typedef struct {
     int64_t raw_block;
     float *activated;           /* the ELU of the output, or NULL */
     int64_t activated_block;
+    int64_t output_step;        /* from the output of one row to that of the next */
+    const float *late_bias;     /* added to the sum of the chunks; or NULL: the sum begins with the bias */
 } convolution;
 
-/* ROWS time steps from `row` on, PANEL blocks of channels from `block` on. */
 #define ROW_STEP(fixed, step) ((fixed) ? (fixed) : (step))
 
+/* `rows` time steps from `row` on, `panel` blocks of channels from `block` on. */
 ENCODEC_INLINE void convolve_rows(const convolution *call, const float *weights, const float *bias, int64_t row,
                                   int64_t block, const int64_t row_step, const int rows, const int panel) {
     __m512 total[24][2], sum[24][2];
     const float *const input = call->input + row * row_step;
     for (int v = 0; v < panel; v++) {
-        const __m512 start = _mm512_loadu_ps(bias + v * ENCODEC_BLOCK);
+        const __m512 start = call->late_bias ? _mm512_setzero_ps() : _mm512_loadu_ps(bias + v * ENCODEC_BLOCK);
 #pragma GCC unroll 24
         for (int r = 0; r < rows; r++) total[r][v] = start;
     }
@@ -61,8 +63,10 @@ ENCODEC_INLINE void convolve_rows(const convolution *call, const float *weights,
 #pragma GCC unroll 24
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < panel; v++) {
-            const int64_t place = (row + r) * ENCODEC_BLOCK;
+            const int64_t place = (row + r) * call->output_step;
             __m512 output = total[r][v];
+            if (call->late_bias)
+                output = _mm512_add_ps(output, _mm512_loadu_ps(call->late_bias + (block + v) * ENCODEC_BLOCK));
             if (call->residual)
                 output = _mm512_add_ps(output, _mm512_loadu_ps(call->residual + (block + v) * call->residual_block + place));
             if (call->raw) _mm512_storeu_ps(call->raw + (block + v) * call->raw_block + place, output);
@@ -70,12 +74,12 @@ ENCODEC_INLINE void convolve_rows(const convolution *call, const float *weights,
         }
     if (call->activated)
         for (int v = 0; v < panel; v++) {
-            float *const activated = call->activated + (block + v) * call->activated_block + row * ENCODEC_BLOCK;
+            float *const activated = call->activated + (block + v) * call->activated_block + row * call->output_step;
             float values[24 * ENCODEC_BLOCK] __attribute__((aligned(64)));
 #pragma GCC unroll 24
             for (int r = 0; r < rows; r++) _mm512_store_ps(values + r * ENCODEC_BLOCK, total[r][v]);
             for (int r = 0; r < rows; r++)
-                _mm512_storeu_ps(activated + r * ENCODEC_BLOCK,
+                _mm512_storeu_ps(activated + r * call->output_step,
                                  encodec_elu_vector(_mm512_load_ps(values + r * ENCODEC_BLOCK)));
         }
 }
@@ -136,6 +140,25 @@ static void convolve_panel(const convolution *call, const float *weights, const 
         functions[rows](call, weights, bias, row + rows <= num_rows ? row : num_rows - rows, block, row_step);
 }
 
+static ENCODEC_TARGET void convolve_panels(const convolution *call, const float *weights, const float *bias,
+                                           int64_t num_terms, int64_t num_rows, int64_t num_blocks, int64_t row_step) {
+    for (int64_t block = 0; block < num_blocks; block += 2) {
+        const int panel = block + 1 < num_blocks ? 2 : 1;
+        convolve_panel(call, weights + block * ENCODEC_BLOCK * num_terms, bias + block * ENCODEC_BLOCK, num_rows, block,
+                       row_step, panel);
+    }
+}
+
+/* Where each term's input is, from that of its row; NULL without memory. */
+static int32_t *find_offsets(const int32_t *term_blocks, const int32_t *term_places, int64_t num_terms,
+                             int64_t input_block) {
+    int32_t *const offsets = malloc((size_t)num_terms * sizeof *offsets);
+    if (offsets)
+        for (int64_t term = 0; term < num_terms; term++)
+            offsets[term] = (int32_t)(term_blocks[term] * input_block) + term_places[term];
+    return offsets;
+}
+
 /* Convolve.
  *
  * input           [channels / step_size][time][step_size], step_size floats a time step: 16, or 1 for audio
@@ -147,7 +170,8 @@ static void convolve_panel(const convolution *call, const float *weights, const 
  * num_rows        outputs, in time
  * num_blocks      output channels / 16
  *
- * `raw` and `activated` may both be wanted, and neither may overlap the input. Returns 0, or -1 without memory.
+ * `raw` and `activated` may both be wanted, and neither may overlap the input or the residual: some rows are computed
+ * twice. Terms lie within 2^31 floats of the row's first input. Returns 0, or -1 without memory.
  */
 ENCODEC_EXPORT int encodec_convolve(const float *input, int64_t input_block, const int32_t *term_blocks,
                                     const int32_t *term_places, const int32_t *chunk_ends, int64_t num_chunks,
@@ -156,16 +180,48 @@ ENCODEC_EXPORT int encodec_convolve(const float *input, int64_t input_block, con
                                     int64_t raw_block, float *activated, int64_t activated_block) {
     if (num_rows <= 0) return 0;
     const int64_t num_terms = chunk_ends[num_chunks - 1];
-    int32_t *const offsets = malloc((size_t)num_terms * sizeof *offsets);
+    int32_t *const offsets = find_offsets(term_blocks, term_places, num_terms, input_block);
     if (!offsets) return -1;
-    for (int64_t term = 0; term < num_terms; term++)
-        offsets[term] = (int32_t)(term_blocks[term] * input_block) + term_places[term];
-    const convolution call = {input, offsets, chunk_ends, num_chunks, residual, residual_block,
-                              raw, raw_block, activated, activated_block};
-    for (int64_t block = 0; block < num_blocks; block += 2) {
-        const int panel = block + 1 < num_blocks ? 2 : 1;
-        convolve_panel(&call, weights + block * ENCODEC_BLOCK * num_terms, bias + block * ENCODEC_BLOCK, num_rows, block,
-                       row_step, panel);
+    const convolution call = {input, offsets, chunk_ends, num_chunks, residual, residual_block, raw, raw_block,
+                              activated, activated_block, ENCODEC_BLOCK, NULL};
+    convolve_panels(&call, weights, bias, num_terms, num_rows, num_blocks, row_step);
+    free(offsets);
+    return 0;
+}
+
+/* Convolve transposed: `stride` convolutions whose outputs take turns, each the sum of its chunks and then the bias.
+ *
+ * input           [channels / 16][time][16]
+ * weights         [stride] of what `encodec_convolve` takes, in the order in which outputs take turns
+ * trim            outputs cut from the start: turn p reads (p + trim) / stride steps further on
+ * num_rows        inputs, in time, of which each makes `stride` outputs
+ *
+ * The rest is as of `encodec_convolve`.
+ */
+ENCODEC_EXPORT int encodec_upsample(const float *input, int64_t input_block, const int32_t *term_blocks,
+                                    const int32_t *term_places, const int32_t *chunk_ends, int64_t num_chunks,
+                                    const float *weights, const float *bias, int64_t stride, int64_t trim,
+                                    int64_t num_rows, int64_t num_blocks, float *raw, int64_t raw_block,
+                                    float *activated, int64_t activated_block) {
+    if (num_rows <= 0) return 0;
+    const int64_t num_terms = chunk_ends[num_chunks - 1];
+    int32_t *const offsets = find_offsets(term_blocks, term_places, num_terms, input_block);
+    if (!offsets) return -1;
+    for (int64_t turn = 0; turn < stride; turn++) {
+        const convolution call = {input + (turn + trim) / stride * ENCODEC_BLOCK,
+                                  offsets,
+                                  chunk_ends,
+                                  num_chunks,
+                                  NULL,
+                                  0,
+                                  raw ? raw + turn * ENCODEC_BLOCK : NULL,
+                                  raw_block,
+                                  activated ? activated + turn * ENCODEC_BLOCK : NULL,
+                                  activated_block,
+                                  stride * ENCODEC_BLOCK,
+                                  bias};
+        convolve_panels(&call, weights + turn * num_terms * num_blocks * ENCODEC_BLOCK, bias, num_terms, num_rows,
+                        num_blocks, ENCODEC_BLOCK);
     }
     free(offsets);
     return 0;

@@ -60,9 +60,10 @@ ENCODEC_INLINE __m512 encodec_expm1(__m512 x) {
     return _mm512_mask_mov_ps(result, is_minus_one, encodec_set(-1.0f));
 }
 
+/* Both zeros stay as they are. */
 ENCODEC_INLINE __m512 encodec_elu_vector(__m512 x) {
-    const __mmask16 is_positive = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ);
-    return _mm512_mask_mov_ps(encodec_expm1(x), is_positive, x);
+    const __mmask16 is_kept = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GE_OQ);
+    return _mm512_mask_mov_ps(encodec_expm1(x), is_kept, x);
 }
 
 #endif

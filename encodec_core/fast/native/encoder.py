@@ -10,28 +10,23 @@ Letters in shapes: C channels, n samples, R lanes, N blocks of channels, T frame
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from encodec_core.fast.layers import FoldedEncoder
+from encodec_core.fast.native.blocked import unblock
 from encodec_core.fast.native.chain import Chain, ChainState, Workspace, can_be_blocked
-from encodec_core.fast.native.inlet import Arena
+from encodec_core.fast.native.groups import ROUND_TILES, TILE_SAMPLES, GroupMemory, GroupRunner
 from encodec_core.fast.native.library import kernels
-from encodec_core.fast.native.lstm import MAX_LANES, BlockedLstm, LaneStates, can_run_lstm
+from encodec_core.fast.native.lstm import BlockedLstm, LaneStates, can_run_lstm
 from encodec_core.fast.native.quantizer import BlockedQuantizer, FramePiece, can_quantize_blocked
 from encodec_core.fast.native.terms import BLOCK
 from encodec_core.quantization.codebook import Codebook
 
 __all__ = ["BlockedEncoder", "can_run_blocked"]
-
-TILE_SAMPLES = 24_000
-"""Samples per tile, which bounds the memory."""
-ROUND_TILES = 4
-"""Tiles of each lane per round."""
 
 
 def can_run_blocked(encoder: FoldedEncoder, codebooks: Sequence[Codebook]) -> bool:
@@ -67,14 +62,6 @@ class _Lane:
         return self.position == self.waveform.shape[-1]
 
 
-@dataclass(frozen=True, slots=True)
-class _GroupMemory:
-    """Memory that one group after the other uses."""
-
-    workspace: Workspace = field(default_factory=Workspace)
-    features: Arena = field(default_factory=Arena)
-
-
 _Finish: TypeAlias = Callable[[Sequence[_Lane]], list[Tensor]]
 
 
@@ -96,7 +83,7 @@ class BlockedEncoder:
         self._quantizer = BlockedQuantizer(codebooks)
         self._hop_length = hop_length
         self._tile_samples = TILE_SAMPLES if encoder.can_be_tiled else None
-        self._free_memory: list[_GroupMemory] = []
+        self._runner = GroupRunner(one_frame=hop_length)
 
     def encode(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
         """Turn waveforms `[C, n]`, n > 0, into codes uint16 `[K, T]`."""
@@ -104,54 +91,26 @@ class BlockedEncoder:
 
     def latents(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
         """Turn waveforms `[C, n]`, n > 0, into latents `[D, T]`."""
-        return self._run(waveforms, finish=_unblock)
+        return self._run(waveforms, finish=_unblocked)
 
     def _run(self, waveforms: Sequence[Tensor], *, finish: _Finish) -> list[Tensor]:
-        num_threads = max(1, min(torch.get_num_threads(), len(waveforms)))
-        groups = self._groups([waveform.shape[-1] for waveform in waveforms], num_threads=num_threads)
-        results: dict[int, Tensor] = {}
+        def run_group(indices: Sequence[int], memory: GroupMemory) -> list[Tensor]:
+            return self._run_group([waveforms[index] for index in indices], memory, finish=finish)
 
-        def run_share(first: int) -> None:
-            memory = self._free_memory.pop() if self._free_memory else _GroupMemory()
-            for group in groups[first::num_threads]:
-                found = self._run_group([waveforms[index] for index in group], memory, finish=finish)
-                results.update(zip(group, found, strict=True))
-            self._free_memory.append(memory)
-
-        if num_threads == 1:
-            run_share(0)
-        else:
-            with ThreadPoolExecutor(num_threads) as threads:
-                list(threads.map(run_share, range(num_threads)))
-        return [results[index] for index in range(len(waveforms))]
-
-    def _groups(self, lengths: Sequence[int], *, num_threads: int) -> list[list[int]]:
-        """Cut the items into groups of some lanes, the longest first: a round waits for its longest lane."""
-        by_length = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-        most = min(MAX_LANES, -(-len(lengths) // num_threads))
-        groups: list[list[int]] = []
-        for index in by_length:
-            # Recordings of one frame have an order of addition of their own.
-            is_alike = bool(groups) and (lengths[groups[-1][0]] > self._hop_length) == (
-                lengths[index] > self._hop_length
-            )
-            if not is_alike or len(groups[-1]) == most:
-                groups.append([])
-            groups[-1].append(index)
-        return groups
+        return self._runner.run([waveform.shape[-1] for waveform in waveforms], run_group)
 
     @torch.no_grad()
-    def _run_group(self, waveforms: Sequence[Tensor], memory: _GroupMemory, *, finish: _Finish) -> list[Tensor]:
+    def _run_group(self, waveforms: Sequence[Tensor], memory: GroupMemory, *, finish: _Finish) -> list[Tensor]:
         lanes = [self._start(waveform) for waveform in waveforms]
         states = self._lstm.start(len(lanes))
         pieces: list[list[Tensor]] = [[] for _ in lanes]
         active = lanes
         while active:
             self._encode_round(active, states, memory)
-            for lane, own, piece in zip(active, pieces, finish(active), strict=False):
+            # The longest come first, so that the lanes which go on are the first of them all.
+            for lane, own, piece in zip(active, pieces[: len(active)], finish(active), strict=True):
                 own.append(piece)
                 lane.num_finished += piece.shape[-1]
-            # The longest come first, so that those which go on keep their places.
             active = [lane for lane in active if not lane.is_at_end]
         return [torch.cat(own, -1) for own in pieces]
 
@@ -161,7 +120,7 @@ class BlockedEncoder:
         front, back = self._front.start(num_samples), self._back.start(num_frames)
         return _Lane(waveform=waveform, num_frames=num_frames, front=front, back=back)
 
-    def _encode_round(self, lanes: Sequence[_Lane], states: LaneStates, memory: _GroupMemory) -> None:
+    def _encode_round(self, lanes: Sequence[_Lane], states: LaneStates, memory: GroupMemory) -> None:
         tiles = [self._next_tiles(lane) for lane in lanes]
         most_frames = max(-(-lane.position // self._hop_length) - lane.num_features for lane in lanes)
         shape = (len(lanes), self._feature_blocks, most_frames, BLOCK)
@@ -185,7 +144,7 @@ class BlockedEncoder:
             # A rest of less than half a tile goes with the tile before it.
             whole = self._tile_samples is None or num_left < 1.5 * self._tile_samples
             end = lane.position + (num_left if whole else self._tile_samples or 0)
-            tiles.append(lane.waveform[:, lane.position : end].unsqueeze(-1).contiguous())
+            tiles.append(lane.waveform[:, lane.position : end].cpu().unsqueeze(-1).contiguous())
             lane.position = end
         return tiles
 
@@ -208,5 +167,5 @@ class BlockedEncoder:
         return [piece.codes for piece in self._quantizer.quantize(pieces)]
 
 
-def _unblock(lanes: Sequence[_Lane]) -> list[Tensor]:
-    return [lane.latents.transpose(1, 2).flatten(0, 1) for lane in lanes if lane.latents is not None]
+def _unblocked(lanes: Sequence[_Lane]) -> list[Tensor]:
+    return [unblock(lane.latents) for lane in lanes if lane.latents is not None]

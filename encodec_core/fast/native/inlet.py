@@ -13,27 +13,51 @@ the next outputs need again. Reflections happen at the item's own start and end 
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
-import torch
 from torch import Tensor
 
-from encodec_core.fast.layers import FoldedConv
-from encodec_core.modules.conv import extra_padding
+from encodec_core.fast.native.library import floats
+from encodec_core.modules.conv import conv_output_length, extra_padding
 
-__all__ = ["Arena", "Inlet", "Intake"]
+__all__ = ["Arena", "Inlet", "Intake", "Reach", "start_inlet"]
+
+
+class Reach(Protocol):
+    """Which inputs an output is made of."""
+
+    @property
+    def span(self) -> int:
+        """Time steps under the kernel."""
+
+    @property
+    def stride(self) -> int:
+        """Time steps from the inputs of one output to those of the next."""
+
+    @property
+    def left(self) -> int:
+        """Time steps of padding before the first one."""
+
+    @property
+    def right(self) -> int:
+        """Time steps of padding after the last one, not counting what fills its stride."""
+
+    @property
+    def pad_mode(self) -> str:
+        """Return "reflect", or "constant" for zeros."""
 
 
 class Arena:
     """Memory that is used again and again; tensors taken before a reset are void after it."""
 
     def __init__(self) -> None:
-        self._memory = torch.empty(0)
+        self._memory = floats(0)
         self._num_taken = 0
 
     def reset(self, num_numbers: int) -> None:
         """Make room for so many numbers."""
         if num_numbers > self._memory.numel():
-            self._memory = torch.empty(num_numbers)
+            self._memory = floats(num_numbers)
         self._num_taken = 0
 
     def take(self, *shape: int) -> Tensor:
@@ -68,7 +92,7 @@ class Intake:
 class Inlet:
     """What one convolution knows of an item so far."""
 
-    conv: FoldedConv
+    conv: Reach
     item_steps: int | None
     """Time steps of the whole item, padding included; None: not known yet, and many."""
     kept: Tensor | None = None
@@ -122,6 +146,14 @@ class Inlet:
         self.num_inputs += intake.num_new
         self.has_started = intake.is_started
         return memory[:, start : next_start - conv.stride + conv.span] if intake.num_ready else None
+
+
+def start_inlet(conv: Reach, num_steps: int | None) -> tuple[Inlet, int | None]:
+    """Return the state before an item of so many time steps (None: not known), and how many outputs it has."""
+    if num_steps is None:
+        return Inlet(conv=conv, item_steps=None), None
+    item_steps = conv.left + num_steps + conv.right + extra_padding(num_steps, stride=conv.stride)
+    return Inlet(conv=conv, item_steps=item_steps), conv_output_length(num_steps, stride=conv.stride)
 
 
 def _pad(memory: Tensor, *, first: int, num_audio: int, reflect: bool) -> None:

@@ -2,12 +2,13 @@
 
 import ctypes
 import importlib.util
+import platform
 from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 
-__all__ = ["kernels", "pointer", "why_absent"]
+__all__ = ["floats", "kernels", "pointer", "why_absent"]
 
 MODULE = "encodec_core.fast.native._kernels"
 
@@ -19,9 +20,22 @@ _PROTOTYPES: dict[str, tuple[Sequence[type], type | None]] = {
         + [_POINTER, _COUNT] * 3,
         ctypes.c_int,
     ),
+    "encodec_upsample": (
+        [_POINTER, _COUNT, _POINTER, _POINTER, _POINTER, _COUNT, _POINTER, _POINTER]
+        + [_COUNT] * 4
+        + [_POINTER, _COUNT] * 2,
+        ctypes.c_int,
+    ),
+    "encodec_convolve_to_audio": (
+        [_POINTER, _COUNT, _COUNT, _POINTER, _POINTER, _POINTER, _COUNT, _POINTER, _POINTER]
+        + [_COUNT] * 3
+        + [_POINTER, _COUNT],
+        ctypes.c_int,
+    ),
     "encodec_elu": ([_POINTER, _POINTER, _COUNT], None),
     "encodec_normalise": (
-        [_POINTER, _COUNT, _COUNT, _COUNT, ctypes.c_double, _POINTER, _POINTER, _POINTER] + [_POINTER, _COUNT] * 3,
+        [_POINTER, _COUNT, _COUNT, _COUNT, ctypes.c_double, _POINTER, _POINTER, _POINTER, _COUNT, _COUNT]
+        + [_POINTER, _COUNT] * 3,
         None,
     ),
     "encodec_lstm_packed_size": ([_COUNT], _COUNT),
@@ -45,6 +59,8 @@ def kernels() -> ctypes.CDLL | None:
 @lru_cache(maxsize=1)
 def why_absent() -> str | None:
     """Say why there are no kernels here and what to do, or None if there are."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return f"they are for x86-64, and this CPU is {platform.machine()}"
     library = _load()
     if library is None:
         return "they were not built: install a C compiler (gcc or clang, x86-64), then reinstall this package"
@@ -56,6 +72,11 @@ def why_absent() -> str | None:
 def pointer(tensor: torch.Tensor | None) -> int | None:
     """Return where a tensor's numbers are, for ctypes; the caller keeps it alive."""
     return None if tensor is None else tensor.data_ptr()
+
+
+def floats(*shape: int) -> torch.Tensor:
+    """Return whatever numbers, float32 and on the CPU, where kernels look for them, whatever torch's defaults are."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
 @lru_cache(maxsize=1)

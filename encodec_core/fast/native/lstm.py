@@ -6,11 +6,12 @@ Letters in shapes: L layers, R lanes, N blocks of channels, C channels, T frames
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from encodec_core.fast.native.library import kernels, pointer
+from encodec_core.fast.native.library import floats, kernels, pointer
 from encodec_core.fast.native.terms import BLOCK
 
 __all__ = ["MAX_LANES", "BlockedLstm", "LaneStates", "can_run_lstm"]
@@ -49,7 +50,7 @@ class BlockedLstm:
 
     def __init__(self, lstm: nn.LSTM) -> None:
         self._num_layers, self._channels = lstm.num_layers, lstm.hidden_size
-        self._packed = torch.empty(lstm.num_layers, _library().encodec_lstm_packed_size(self._channels))
+        self._packed = floats(lstm.num_layers, _library().encodec_lstm_packed_size(self._channels))
         biases = []
         for layer, packed in enumerate(self._packed):
             weights = [getattr(lstm, f"weight_{part}_l{layer}").detach().contiguous() for part in ("ih", "hh")]
@@ -59,7 +60,7 @@ class BlockedLstm:
 
     def start(self, num_lanes: int) -> LaneStates:
         """Return the states before the first frames."""
-        hidden, cell = torch.zeros(2, self._num_layers, num_lanes, self._channels)
+        hidden, cell = floats(2, self._num_layers, num_lanes, self._channels).zero_()
         return LaneStates(hidden, cell)
 
     def run(
@@ -70,16 +71,16 @@ class BlockedLstm:
         Args:
             features: contiguous `[R, N, T, 16]`, R at most `MAX_LANES`.
             states: of at least as many lanes.
-            num_frames: of each lane, the longest first; at most T.
+            num_frames: of each lane, at most T.
             of_one_frame: whether the whole recordings have one frame each, which torch adds up in another order.
             between: of the shape of `features`; for what the first layers put out.
         """
         start = 0
         for end in sorted(set(num_frames) - {0}):
-            num_lanes = sum(frames >= end for frames in num_frames)
-            self._run_lockstep(
-                features, between, states, frames=(start, end), num_lanes=num_lanes, of_one_frame=of_one_frame
-            )
+            for lanes in _runs([frames >= end for frames in num_frames]):
+                self._run_lockstep(
+                    features, between, states, frames=slice(start, end), lanes=lanes, of_one_frame=of_one_frame
+                )
             start = end
 
     def _run_lockstep(
@@ -88,34 +89,41 @@ class BlockedLstm:
         between: Tensor,
         states: LaneStates,
         *,
-        frames: tuple[int, int],
-        num_lanes: int,
+        frames: slice,
+        lanes: slice,
         of_one_frame: bool,
     ) -> None:
-        start, end = frames
         lane_stride, block_stride, step_stride, _ = features.stride()
-        scratch = torch.empty(_library().encodec_lstm_scratch_size(num_lanes, self._channels))
-        inputs, outputs = features[:, :, start:], between[:, :, start:]
+        own, outputs = features[lanes, :, frames], between[lanes, :, frames]
+        num_lanes, _, num_frames, _ = own.shape
+        scratch = floats(_library().encodec_lstm_scratch_size(num_lanes, self._channels))
+        inputs = own
         for layer in range(self._num_layers):
             is_last = layer == self._num_layers - 1
             _library().encodec_lstm_layer(
                 pointer(inputs),
-                pointer(features[:, :, start:]) if is_last else None,
-                pointer(features[:, :, start:] if is_last else outputs),
+                pointer(own) if is_last else None,
+                pointer(own if is_last else outputs),
                 lane_stride,
                 step_stride,
                 block_stride,
-                end - start,
+                num_frames,
                 num_lanes,
                 self._channels,
                 pointer(self._packed[layer]),
                 pointer(self._biases[layer]),
-                pointer(states.hidden[layer]),
-                pointer(states.cell[layer]),
+                pointer(states.hidden[layer, lanes]),
+                pointer(states.cell[layer, lanes]),
                 pointer(scratch),
                 int(of_one_frame),
             )
             inputs = outputs
+
+
+def _runs(is_chosen: Sequence[bool]) -> list[slice]:
+    """Return where the chosen ones are, neighbours together."""
+    bounds = [place for place, pair in enumerate(pairwise((False, *is_chosen, False))) if pair[0] != pair[1]]
+    return [slice(start, end) for start, end in zip(bounds[::2], bounds[1::2], strict=True)]
 
 
 def _library() -> ctypes.CDLL:

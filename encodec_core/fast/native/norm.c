@@ -7,6 +7,7 @@
 #include <math.h>
 
 #include "elu.h"
+#include "transpose.h"
 
 #define LANES 8
 #define CHUNK 16
@@ -107,65 +108,32 @@ static ENCODEC_TARGET void row_moments(const float *x, int64_t count, float *mea
     *variance = m2 / (float)count;
 }
 
-/* 16 steps of 16 channels to 16 channels of 16 steps: first among fours, then fours among sixteen. */
-ENCODEC_INLINE void transpose_tile(const float *x, float *rows, int64_t row_stride) {
-    __m512 in[16], mixed[16];
-#pragma GCC unroll 16
-    for (int step = 0; step < 16; step++) in[step] = _mm512_loadu_ps(x + step * ENCODEC_BLOCK);
-#pragma GCC unroll 4
-    for (int four = 0; four < 16; four += 4) {
-        const __m512 a = _mm512_unpacklo_ps(in[four], in[four + 1]), b = _mm512_unpackhi_ps(in[four], in[four + 1]);
-        const __m512 c = _mm512_unpacklo_ps(in[four + 2], in[four + 3]), d = _mm512_unpackhi_ps(in[four + 2], in[four + 3]);
-        mixed[four] = _mm512_shuffle_ps(a, c, 0x44);
-        mixed[four + 1] = _mm512_shuffle_ps(a, c, 0xee);
-        mixed[four + 2] = _mm512_shuffle_ps(b, d, 0x44);
-        mixed[four + 3] = _mm512_shuffle_ps(b, d, 0xee);
-    }
-#pragma GCC unroll 4
-    for (int place = 0; place < 4; place++) {
-        const __m512 a = _mm512_shuffle_f32x4(mixed[place], mixed[place + 4], 0x44);
-        const __m512 b = _mm512_shuffle_f32x4(mixed[place], mixed[place + 4], 0xee);
-        const __m512 c = _mm512_shuffle_f32x4(mixed[place + 8], mixed[place + 12], 0x44);
-        const __m512 d = _mm512_shuffle_f32x4(mixed[place + 8], mixed[place + 12], 0xee);
-        _mm512_storeu_ps(rows + place * row_stride, _mm512_shuffle_f32x4(a, c, 0x88));
-        _mm512_storeu_ps(rows + (place + 4) * row_stride, _mm512_shuffle_f32x4(a, c, 0xdd));
-        _mm512_storeu_ps(rows + (place + 8) * row_stride, _mm512_shuffle_f32x4(b, d, 0x88));
-        _mm512_storeu_ps(rows + (place + 12) * row_stride, _mm512_shuffle_f32x4(b, d, 0xdd));
-    }
-}
-
-/* [T][16] to 16 rows of T. */
-static ENCODEC_TARGET void transpose_block(const float *x, int64_t num_steps, float *rows) {
-    int64_t step = 0;
-    for (; step + 16 <= num_steps; step += 16) transpose_tile(x + step * ENCODEC_BLOCK, rows + step, num_steps);
-    for (; step < num_steps; step++)
-        for (int channel = 0; channel < 16; channel++) rows[channel * num_steps + step] = x[step * 16 + channel];
-}
-
 /* Normalise a blocked item.
  *
  * x              [blocks][num_steps][16], its blocks `block_stride` floats apart
  * weight, bias   [channels], a multiple of 16
  * scratch        channels * num_steps floats
- * residual       [blocks][num_steps][16], added to the result, or NULL
- * raw            the result, or NULL; it may be x
+ * first, count   the steps that are wanted, though all are counted
+ * residual       [blocks][count][16], added to the result, or NULL
+ * raw            the result [blocks][count][16], or NULL; where all steps are wanted it may be x
  * activated      its ELU, or NULL
  */
 ENCODEC_EXPORT void encodec_normalise(const float *x, int64_t block_stride, int64_t channels, int64_t num_steps, double eps,
-                                      const float *weight, const float *bias, float *scratch, const float *residual,
-                                      int64_t residual_block, float *raw, int64_t raw_block, float *activated,
-                                      int64_t activated_block) {
+                                      const float *weight, const float *bias, float *scratch, int64_t first,
+                                      int64_t count, const float *residual, int64_t residual_block, float *raw,
+                                      int64_t raw_block, float *activated, int64_t activated_block) {
     for (int64_t block = 0; block < channels / ENCODEC_BLOCK; block++)
-        transpose_block(x + block * block_stride, num_steps, scratch + block * ENCODEC_BLOCK * num_steps);
+        encodec_transpose(x + block * block_stride, num_steps, scratch + block * ENCODEC_BLOCK * num_steps, num_steps);
     float mean, variance;
     row_moments(scratch, channels * num_steps, &mean, &variance);
     const float inverse = (float)(1.0 / sqrt((double)(variance > 0.0f ? variance : 0.0f) + eps));
     for (int64_t block = 0; block < channels / ENCODEC_BLOCK; block++) {
         const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(inverse), _mm512_loadu_ps(weight + block * ENCODEC_BLOCK));
         const __m512 shift = _mm512_fnmadd_ps(scale, _mm512_set1_ps(mean), _mm512_loadu_ps(bias + block * ENCODEC_BLOCK));
-        for (int64_t step = 0; step < num_steps; step++) {
+        const float *const wanted = x + block * block_stride + first * ENCODEC_BLOCK;
+        for (int64_t step = 0; step < count; step++) {
             const int64_t place = step * ENCODEC_BLOCK;
-            __m512 value = _mm512_fmadd_ps(scale, _mm512_loadu_ps(x + block * block_stride + place), shift);
+            __m512 value = _mm512_fmadd_ps(scale, _mm512_loadu_ps(wanted + place), shift);
             if (residual) value = _mm512_add_ps(value, _mm512_loadu_ps(residual + block * residual_block + place));
             if (raw) _mm512_storeu_ps(raw + block * raw_block + place, value);
             if (activated) _mm512_storeu_ps(activated + block * activated_block + place, encodec_elu_vector(value));

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from encodec_core.fast.native.library import kernels, pointer
+from encodec_core.fast.native.library import floats, kernels, pointer
 from encodec_core.fast.native.terms import BLOCK
 from encodec_core.quantization.codebook import Codebook
 
@@ -69,9 +69,9 @@ class BlockedQuantizer:
     """
 
     def __init__(self, codebooks: Sequence[Codebook]) -> None:
-        self._entries = torch.stack([codebook.embed.detach() for codebook in codebooks]).contiguous()
+        self._entries = torch.stack([codebook.embed.detach().cpu() for codebook in codebooks])
         n_q, num_entries, num_channels = self._entries.shape
-        self._packed = torch.empty(n_q, _library().encodec_packed_codebook_size(num_entries, num_channels))
+        self._packed = floats(n_q, _library().encodec_packed_codebook_size(num_entries, num_channels))
         for entries, packed in zip(self._entries, self._packed, strict=True):
             # A sum over the rows of `[E, D]` is what `nearest_entries` takes of the transposed view; a transposed copy
             # is summed in another order.
@@ -79,7 +79,6 @@ class BlockedQuantizer:
             _library().encodec_pack_codebook(
                 pointer(entries), pointer(squares), num_entries, num_channels, pointer(packed)
             )
-        self._books = torch.tensor([pointer(self._packed), pointer(self._entries), *self._entries.shape])
 
     def quantize(self, pieces: Sequence[FramePiece]) -> list[QuantizedPiece]:
         """Quantize all pieces at once; a frame's result depends on the frame and its place in its item alone."""
@@ -88,14 +87,18 @@ class BlockedQuantizer:
             assert piece.frames.shape[0] * BLOCK == num_channels, f"frames have {num_channels} channels"
         quantized = [
             QuantizedPiece(
-                codes=torch.empty(n_q, piece.frames.shape[1], dtype=torch.uint16),
-                distances=torch.empty(n_q, piece.frames.shape[1]),
+                codes=torch.empty(n_q, piece.frames.shape[1], dtype=torch.uint16, device="cpu"),
+                distances=floats(n_q, piece.frames.shape[1]),
             )
             for piece in pieces
         ]
-        rows = torch.tensor([_row(piece, output) for piece, output in zip(pieces, quantized, strict=True)])
-        scratch = torch.empty(_library().encodec_quantize_scratch_size(num_channels))
-        _library().encodec_quantize(pointer(rows), len(pieces), pointer(self._books), pointer(scratch))
+        rows = torch.tensor(
+            [_row(piece, output) for piece, output in zip(pieces, quantized, strict=True)], device="cpu"
+        )
+        # The fields of C's `encodec_codebooks`. Addresses are not kept: a copy of this object has others.
+        books = torch.tensor([pointer(self._packed), pointer(self._entries), *self._entries.shape], device="cpu")
+        scratch = floats(_library().encodec_quantize_scratch_size(num_channels))
+        _library().encodec_quantize(pointer(rows), len(pieces), pointer(books), pointer(scratch))
         return quantized
 
 
