@@ -1,35 +1,35 @@
-"""Encoding on one CPU thread: BatchEncoder against transformers and Meta's encodec, same weights, same audio.
+"""Encoding on one CPU thread: BatchEncoder against Meta's encodec and transformers, same weights, same audio.
 
-    python -m benchmarks.encode [--repeats 5]
+    python -m benchmarks.encode [--quick] [--repeats N] [--clips CLIPS ...] [--audio DIR] [--models MODEL ...]
+                               [--results FILE]
 
-Each line of the table is a process of its own, because glibc's allocator adapts to what a process did before. Within it
-the three take turns, and a ratio is taken within each turn. Times are CPU time of the process (`time.process_time`), so
-that a neighbour on the machine costs caches but no turns. The table is added to `RESULTS.md`.
+Each row of the tables is a process of its own, because glibc's allocator adapts to what a process did before. Within it
+all take turns, and a ratio is taken within each turn. A peer encodes clips one by one and in batches, and its faster
+way counts. Times are CPU time of the process (`time.process_time`), so that a neighbour on the machine costs caches but
+no turns. The tables are added to `RESULTS.md`, with a plot; those so far, when the run is interrupted.
 """
 
 import argparse
 import json
 import os
-import statistics
+import random
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date
+from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from benchmarks.machine import RESULTS, describe_machine
-from encodec_core import BatchEncoder, EncodecConfig, EncodecModel
-from tests.encodec_core.models import in_meta, in_transformers
-from tests.fitted_models import make_fitted_model, synthetic_waveform
+from benchmarks.encode_results import ModelResult, row, section, write_plot
+from benchmarks.encode_rows import Measurement, Setting, Task, measure
+from benchmarks.machine import RESULTS
+from benchmarks.recordings import load_recordings
+from encodec_core import EncodecConfig, EncodecModel
+from tests.fitted_models import make_fitted_model
 
-SETTINGS = ((1, 10), (8, 5))
-"""Clips in a batch, and their seconds."""
-BANDWIDTH_KBPS = 6.0
+PROJECT = Path(__file__).parent.parent
 ALLOCATORS = {
     "default": {},
     "tuned": {
@@ -41,117 +41,164 @@ ALLOCATORS = {
 """Environment under which glibc keeps large blocks instead of returning each to the system and faulting it in again."""
 
 
+def _mix() -> tuple[float, ...]:
+    draws = random.Random(0)
+    return tuple(round(0.5 * 40 ** draws.random(), 1) for _ in range(16))
+
+
+CLIPS = {
+    "1 × 1 s": (1.0,),
+    "1 × 10 s": (10.0,),
+    "1 × 30 s": (30.0,),
+    "8 × 1 s": (1.0,) * 8,
+    "8 × 5 s": (5.0,) * 8,
+    "16 × 10 s": (10.0,) * 16,
+    "16 mixed": _mix(),
+}
+"""Seconds of the clips of a call; the mix is 0.5 to 20 s, log-uniform."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """One line of the table."""
+class Group:
+    """Rows of one codec: some clips at one bandwidth under some allocators."""
 
-    num_clips: int
-    clip_seconds: int
-    milliseconds: dict[str, list[float]]
-    """CPU milliseconds per second of audio, by encoder, one number a turn."""
-    num_codes: int
-    num_differing: dict[str, int]
-    """Codes of ours that are not the peer's."""
+    clips: tuple[str, ...]
+    bandwidth_kbps: float
+    allocators: tuple[str, ...] = tuple(ALLOCATORS)
 
 
-def compare(model: EncodecModel, *, num_clips: int, clip_seconds: int, repeats: int) -> Comparison:
-    rate = model.config.sampling_rate
-    clips = [
-        synthetic_waveform(clip_seconds * rate, num_channels=1, sampling_rate=rate, seed=7000 + index)
-        for index in range(num_clips)
+GROUPS = {
+    24_000: (
+        Group(clips=("1 × 1 s", "1 × 10 s", "1 × 30 s", "8 × 1 s", "8 × 5 s", "16 mixed"), bandwidth_kbps=6.0),
+        Group(clips=("16 × 10 s",), bandwidth_kbps=6.0, allocators=("tuned",)),
+        Group(clips=("8 × 5 s",), bandwidth_kbps=1.5, allocators=("tuned",)),
+        Group(clips=("8 × 5 s",), bandwidth_kbps=24.0, allocators=("tuned",)),
+    ),
+    48_000: (
+        Group(clips=("1 × 10 s", "8 × 5 s"), bandwidth_kbps=12.0),
+        Group(clips=("8 × 5 s",), bandwidth_kbps=3.0, allocators=("tuned",)),
+        Group(clips=("8 × 5 s",), bandwidth_kbps=24.0, allocators=("tuned",)),
+    ),
+}
+"""By sampling rate. Codebooks in use: 2, 8 and 32 at 24 kHz; 2, 8 and 16 at 48 kHz. What has one allocator only has the
+one that is kinder to the peers."""
+QUICK_GROUPS = {
+    24_000: (Group(clips=("1 × 10 s", "8 × 5 s"), bandwidth_kbps=6.0),),
+    48_000: (Group(clips=("8 × 1 s",), bandwidth_kbps=12.0),),
+}
+
+
+def settings(groups: Sequence[Group], *, clips: Collection[str]) -> list[Setting]:
+    return [
+        Setting(name=name, seconds=CLIPS[name], bandwidth_kbps=group.bandwidth_kbps, allocator=allocator)
+        for group in groups
+        for name in group.clips
+        if name in clips
+        for allocator in group.allocators
     ]
-    encoders = _encoders(model, clips)
-    codes = {name: encode() for name, encode in encoders.items()}  # also warms up
-    milliseconds: dict[str, list[float]] = {name: [] for name in encoders}
-    names = list(encoders)
-    for turn in range(repeats):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            start = time.process_time()
-            encoders[name]()
-            milliseconds[name].append(1000 * (time.process_time() - start) / (num_clips * clip_seconds))
-    return Comparison(
-        num_clips=num_clips,
-        clip_seconds=clip_seconds,
-        milliseconds=milliseconds,
-        num_codes=codes["ours"].numel(),
-        num_differing={peer: int((codes["ours"] != codes[peer]).sum()) for peer in names[1:]},
-    )
 
 
-def _encoders(model: EncodecModel, clips: list[Tensor]) -> dict[str, Callable[[], Tensor]]:
-    ours, transformers, meta = BatchEncoder(model, BANDWIDTH_KBPS, "cpu"), in_transformers(model), in_meta(model)
-    meta.set_target_bandwidth(BANDWIDTH_KBPS)
-    batch = torch.stack(clips)
-    return {
-        "ours": lambda: torch.stack([item.codes.long() for item in ours.encode(clips)]),
-        "transformers": lambda: transformers.encode(batch, bandwidth=BANDWIDTH_KBPS).audio_codes[0],
-        "encodec": lambda: meta.encode(batch)[0][0],
-    }
-
-
-def _run_in_process(folder: str, *, num_clips: int, clip_seconds: int, repeats: int, allocator: str) -> Comparison:
-    arguments = [str(value) for value in (folder, num_clips, clip_seconds, repeats)]
+def _measure_in_process(task: Task) -> Measurement:
     result = subprocess.run(
-        [sys.executable, "-m", "benchmarks.encode", "--child", *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | ALLOCATORS[allocator],
+        [sys.executable, "-m", "benchmarks.encode", "--child", json.dumps(asdict(task))],
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | ALLOCATORS[task.setting.allocator],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
-    return Comparison(**json.loads(result.stdout))
+    return Measurement(**json.loads(result.stdout))
 
 
-def _child(folder: str, num_clips: str, clip_seconds: str, repeats: str) -> None:
+def _child(words: str) -> None:
+    fields = json.loads(words)
     torch.set_num_threads(1)
     with torch.inference_mode():
-        model = EncodecModel.from_pretrained(folder).requires_grad_(False)
-        found = compare(model, num_clips=int(num_clips), clip_seconds=int(clip_seconds), repeats=int(repeats))
-    print(json.dumps(asdict(found)))
+        print(json.dumps(asdict(measure(Task(**fields | {"setting": Setting(**fields["setting"])})))))
 
 
-def _line(found: Comparison, *, allocator: str) -> str:
-    ours = found.milliseconds["ours"]
-    cells = [f"{found.num_clips} × {found.clip_seconds} s", allocator, f"{statistics.median(ours):.1f}"]
-    for peer, differing in found.num_differing.items():
-        theirs = found.milliseconds[peer]
-        ratios = sorted(their / our for their, our in zip(theirs, ours, strict=True))
-        ratio = f"**{statistics.median(ratios):.2f}** ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        cells += [f"{statistics.median(theirs):.1f}", ratio, f"{differing} of {found.num_codes}"]
-    return f"| {' | '.join(cells)} |"
+def make_models(folder: Path) -> list[str]:
+    """Write the codecs of 24 and 48 kHz with random weights, and return where."""
+    presets = {"encodec_24khz": EncodecConfig.encodec_24khz, "encodec_48khz": EncodecConfig.encodec_48khz}
+    for name, config in presets.items():
+        print(f"making {name} with random weights", flush=True)
+        make_fitted_model(config(), seed=0).save_pretrained(folder / name)
+    return [str(folder / name) for name in presets]
+
+
+def _measure_model(model: str, *, arguments: argparse.Namespace, folder: Path) -> Iterator[ModelResult]:
+    """Yield what is known of a codec after each row."""
+    config = EncodecModel.from_pretrained(model).config
+    rate = config.sampling_rate
+    groups = (QUICK_GROUPS if arguments.quick else GROUPS).get(rate)
+    if groups is None:
+        raise SystemExit(f"{model} is at {rate} Hz; expected a codec of {' or '.join(map(str, GROUPS))} Hz")
+    chosen = settings(groups, clips=arguments.clips)
+    if not chosen:
+        return
+    recordings = load_recordings(
+        arguments.audio,
+        seconds=max(setting.audio_seconds for setting in chosen),
+        sampling_rate=rate,
+        num_channels=config.audio_channels,
+    )
+    torch.save(recordings.waveform, folder / f"{rate}.pt")
+    print(f"{rate / 1000:g} kHz: {recordings.about}", flush=True)
+    rows = []
+    for setting in chosen:
+        task = Task(
+            setting=setting,
+            model=model,
+            recordings=str(folder / f"{rate}.pt"),
+            repeats=arguments.repeats,
+            limit_seconds=8 if arguments.quick else 30,
+        )
+        rows.append((setting, _measure_in_process(task)))
+        print(row(*rows[-1]), flush=True)
+        yield ModelResult(sampling_rate=rate, audio=recordings.about, rows=tuple(rows))
+
+
+def _measure_all(arguments: argparse.Namespace, *, folder: Path) -> list[ModelResult]:
+    """Measure until the end, or until the user has had enough."""
+    results: dict[str, ModelResult] = {}
+    try:
+        for model in arguments.models or make_models(folder):
+            for result in _measure_model(model, arguments=arguments, folder=folder):
+                results[model] = result
+    except KeyboardInterrupt:
+        print("interrupted: the rows so far are kept")
+    return list(results.values())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.encode", description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.encode", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="a few rows, in under four minutes")
+    parser.add_argument("--repeats", type=int, default=5, help="turns, fewer of slow rows; the first is not counted")
+    parser.add_argument("--audio", type=Path, default=PROJECT.parent / "shared" / "audio", help="real recordings")
+    parser.add_argument("--clips", nargs="+", choices=CLIPS, default=list(CLIPS), help="rows with these; default: all")
+    parser.add_argument("--models", nargs="+", metavar="MODEL", help="folders or hub ids; default: random weights")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="takes the section; the plot goes beside it")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        _child(*arguments.child)
+        _child(arguments.child)
         return
-    lines = []
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        make_fitted_model(EncodecConfig.encodec_24khz(), seed=0).save_pretrained(folder)
-        for num_clips, clip_seconds in SETTINGS:
-            for allocator in ALLOCATORS:
-                found = _run_in_process(
-                    folder,
-                    num_clips=num_clips,
-                    clip_seconds=clip_seconds,
-                    repeats=arguments.repeats,
-                    allocator=allocator,
-                )
-                lines.append(_line(found, allocator=allocator))
-                print(lines[-1], flush=True)
-    machine = describe_machine(packages=("torch", "transformers", "encodec"))
-    head = (
-        f"\n## Encode, {date.today()}\n\n`python -m benchmarks.encode --repeats {arguments.repeats}`; {machine}. "
-        "24 kHz model with random weights, 6 kbps (n_q = 8), fp32, one thread. CPU ms per second of audio, medians; "
-        "times over ours, median (least to most); codes that differ.\n\n"
-        "| Audio | Allocator | Ours | transformers | over ours | differ | encodec | over ours | differ |\n"
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
-    )
-    with RESULTS.open("a", encoding="utf-8") as results:
-        results.write(head + "\n".join(lines) + "\n")
+        results = _measure_all(arguments, folder=Path(folder))
+    if not results:
+        raise SystemExit("no rows: none of these clips is measured with these codecs")
+    command = f"python -m benchmarks.encode {' '.join(sys.argv[1:])}".rstrip()
+    weights = "the weights of " + ", ".join(arguments.models) if arguments.models else "random weights"
+    plot = arguments.results.resolve().parent / "plots" / "encode.png"
+    has_plot = write_plot(results, path=plot)
+    with arguments.results.open("a", encoding="utf-8") as file:
+        file.write(section(results, command=command, weights=weights))
+        if has_plot:
+            file.write("\n![Seconds of audio per second of one core](plots/encode.png)\n")
+        else:
+            print("no plot: matplotlib is missing; install the extra `report`")
 
 
 if __name__ == "__main__":

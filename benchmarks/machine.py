@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-__all__ = ["RESULTS", "describe_machine"]
+__all__ = ["RESULTS", "busy_core_seconds", "describe_machine"]
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
@@ -21,3 +21,13 @@ def describe_machine(*, packages: Sequence[str]) -> str:
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     load = " ".join(f"{value:.1f}" for value in os.getloadavg())
     return f"{os.cpu_count()}-core {cpu}, load {load}; Python {platform.python_version()}, {versions}"
+
+
+def busy_core_seconds() -> float:
+    """Return the seconds that all cores together were busy since the machine started; 0 where it does not say."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0.0
+    # user, nice, system, idle, iowait, irq, softirq, steal: what the host took for others counts as busy.
+    ticks = [int(field) for field in stat.read_text().splitlines()[0].split()[1:9]]
+    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
