@@ -32,7 +32,7 @@ def _waveform(seconds: float, *, seed: int, num_channels: int = 1, rate: int = R
 def _downsample(batch: Tensor) -> list[Tensor]:
     """Stand for a codec of two windows a clip: every tenth sample of the first half of a batch, then of the second."""
     codes = (1000 * batch[..., ::10]).long()
-    return list(torch.split(codes, codes.shape[-1] // 2, dim=-1))[:2]  # type: ignore[no-untyped-call]
+    return list(torch.split(codes, codes.shape[-1] // 2, dim=-1))[:2]
 
 
 def test_batches_give_each_clip_its_own_codes() -> None:
