@@ -103,7 +103,7 @@ class BatchEncoder:
             self._quantizer = copy.deepcopy(model.quantizer).to(self.device)
             self._blocked_decoder: BlockedDecoder | None = None
             decoder = fold_decoder(model.decoder, device=self.device)
-            if can_decode_blocked(decoder):
+            if self._gpu is None and can_decode_blocked(decoder):
                 self._blocked_decoder = BlockedDecoder(decoder, hop_length=self._config.hop_length)
             else:
                 self._decoder = without_weight_norm(model.decoder).to(self.device)
