@@ -76,7 +76,9 @@ def pointer(tensor: torch.Tensor | None) -> int | None:
 
 def floats(*shape: int) -> torch.Tensor:
     """Return whatever numbers, float32 and on the CPU, where kernels look for them, whatever torch's defaults are."""
-    return torch.empty(shape, dtype=torch.float32, device="cpu")
+    # It outlives the call: memory made in inference mode could not be written outside of it.
+    with torch.inference_mode(False):
+        return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
 @lru_cache(maxsize=1)
