@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from encodec_core.fast.native import kernels
-from encodec_core.fast.native.library import pointer
+from encodec_core.fast.native.shared_object import pointer
 
 __all__ = ["BANDWIDTHS", "FP32", "try_bandwidths", "try_fp32"]
 

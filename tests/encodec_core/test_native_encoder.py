@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from encodec_core import BatchEncoder, EncodecConfig, EncodecModel, StreamingEncoder, compare_codes
 from encodec_core.fast.layers import fold_encoder
 from encodec_core.fast.loudness import window_loudness
-from encodec_core.fast.native import kernels, library, why_absent
+from encodec_core.fast.native import kernels, shared_object, why_absent
 from encodec_core.fast.native.encoder import BlockedEncoder, can_run_blocked
 from encodec_core.windows import window_spans
 from tests.encodec_core.native_parts import needs_kernels, needs_mkl_on_amd
@@ -247,6 +247,19 @@ class TestCopies:
         blocked._quantizer._entries.fill_(torch.nan)
         assert torch.equal(other.encode([waveform])[0].codes, expected)
 
+    @pytest.mark.parametrize("num_threads", [1, 2])
+    @pytest.mark.usefixtures("restore_num_threads")
+    def test_inference_mode_may_come_and_go(self, num_threads: int) -> None:
+        encoder, waveforms = BatchEncoder(model_of("demo"), 6.0, "cpu"), [audio("demo", 50_000), audio("demo", 9_000)]
+        torch.set_num_threads(num_threads)
+        with torch.inference_mode():
+            within = encoder.encode(waveforms)
+            decoded_within = encoder.decode(within)
+        outside = encoder.encode(waveforms)
+        decoded_outside = encoder.decode(outside)
+        assert all(torch.equal(one.codes, other.codes) for one, other in zip(within, outside, strict=True))
+        assert all(torch.equal(one, other) for one, other in zip(decoded_within, decoded_outside, strict=True))
+
     def test_torch_may_have_another_default_dtype(self) -> None:
         waveform, before = audio("24 kHz", 5000), torch.get_default_dtype()
         expected = encoder_of("24 kHz").encode([waveform])[0].codes
@@ -262,7 +275,7 @@ class TestCopies:
 def without_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As on a machine where they were not built."""
     with monkeypatch.context() as patch:
-        patch.setattr(library, "_load", lambda: None)
+        patch.setattr(shared_object, "_load", lambda: None)
         for cached in (kernels, why_absent):
             cached.cache_clear()
         yield

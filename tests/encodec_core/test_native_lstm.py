@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from encodec_core.fast.native import kernels, why_absent
-from encodec_core.fast.native.library import pointer
+from encodec_core.fast.native.shared_object import pointer
 
 pytestmark = [
     pytest.mark.skipif(kernels() is None, reason=f"no kernels: {why_absent()}"),

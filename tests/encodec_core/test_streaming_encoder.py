@@ -188,11 +188,11 @@ class TestBits:
     @pytest.mark.usefixtures("restore_num_threads")
     def test_any_number_of_threads(self) -> None:
         model = fitted_model("causal_mono")
-        waveform, encoder = audio(model, 2_900), encoder_of("causal_mono", 24.0)
+        waveform, encoder = audio(model, LONG), encoder_of("causal_mono", 24.0)
         (expected,) = BatchEncoder(model, 24.0, "cpu").encode([waveform])
         for num_threads in (2, 3):
             torch.set_num_threads(num_threads)
-            assert torch.equal(streamed_codes(encoder, torch.split(waveform, 480, -1)), expected.codes)
+            assert torch.equal(streamed_codes(encoder, torch.split(waveform, 4_800, -1)), expected.codes)
 
     @pytest.mark.skipif(
         not can_sort_weights(torch.nn.LSTM(2, 2)), reason="torch has no oneDNN here to sort the weights of"

@@ -4,6 +4,6 @@ They are built with the package where a C compiler is at hand, and called throug
 Where they are missing, everything goes on with torch's operators.
 """
 
-from encodec_core.fast.native.library import kernels, why_absent
+from encodec_core.fast.native.shared_object import kernels, why_absent
 
 __all__ = ["kernels", "why_absent"]

@@ -3,14 +3,12 @@
 Letters in shapes: N blocks of channels, C audio channels, T time steps.
 """
 
-import ctypes
-
 from torch import Tensor
 
 from encodec_core.fast.layers import FoldedConv
 from encodec_core.fast.native.blocked import num_blocks
 from encodec_core.fast.native.inlet import Arena, Inlet, Intake, start_inlet
-from encodec_core.fast.native.library import kernels, pointer
+from encodec_core.fast.native.shared_object import loaded_kernels, pointer
 from encodec_core.fast.native.terms import BLOCK, onednn_terms, product_terms, torch_takes_product
 
 __all__ = ["AudioConv"]
@@ -72,7 +70,7 @@ class AudioConv:
         num_numbers = 2**62 if item_steps is None else self._in_channels * item_steps
         order = int(torch_takes_product(num_numbers, kernel_size=self._kernel_size, stride=1))
         chain_ends = self._orders[order].chain_ends
-        failed = _library().encodec_convolve_to_audio(
+        failed = loaded_kernels().encodec_convolve_to_audio(
             pointer(x),
             x.stride(0),
             self.in_blocks,
@@ -92,9 +90,3 @@ class AudioConv:
             raise MemoryError(f"no memory for {x.shape[0] * BLOCK} channels of some time steps")
         if self._conv.norm is not None:
             raw[..., 0] = self._conv.norm(raw[None, ..., 0])[0]
-
-
-def _library() -> ctypes.CDLL:
-    library = kernels()
-    assert library is not None, "blocked tensors are used where there are kernels"
-    return library

@@ -3,7 +3,6 @@
 Letters in shapes: N blocks of channels, C channels, T time steps, W channels of a block (16; 1 for audio).
 """
 
-import ctypes
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from encodec_core.fast.layers import FoldedConv
-from encodec_core.fast.native.library import kernels, pointer
+from encodec_core.fast.native.shared_object import loaded_kernels, pointer
 from encodec_core.fast.native.terms import BLOCK, Terms, onednn_terms, product_terms, torch_takes_product
 
 __all__ = ["BlockedConv", "BlockedNorm", "PackedTerms", "activate", "block", "num_blocks", "pack", "places", "unblock"]
@@ -40,7 +39,7 @@ def unblock(x: Tensor) -> Tensor:
 
 def activate(x: Tensor) -> None:
     """Replace the numbers of a contiguous blocked tensor by their ELU."""
-    _library().encodec_elu(pointer(x), pointer(x), x.numel())
+    loaded_kernels().encodec_elu(pointer(x), pointer(x), x.numel())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -123,7 +122,7 @@ class BlockedConv:
             )
         num_rows = (x.shape[1] - self.conv.span) // self.conv.stride + 1
         packed = self._packed[self._takes_product(item_steps)]
-        failed = _library().encodec_convolve(
+        failed = loaded_kernels().encodec_convolve(
             pointer(x),
             x.stride(0),
             pointer(packed.blocks),
@@ -176,7 +175,7 @@ class BlockedNorm:
             wanted: the time steps that are put out, though all are counted; None: all.
         """
         first, end, _ = (wanted or slice(None)).indices(x.shape[1])
-        _library().encodec_normalise(
+        loaded_kernels().encodec_normalise(
             pointer(x),
             x.stride(0),
             self._norm.num_channels,
@@ -194,9 +193,3 @@ class BlockedNorm:
 def places(*tensors: Tensor | None) -> list[int | None]:
     """Return where each tensor begins, and the floats between its blocks."""
     return [place for x in tensors for place in ((None, 0) if x is None else (pointer(x), x.stride(0)))]
-
-
-def _library() -> ctypes.CDLL:
-    library = kernels()
-    assert library is not None, "blocked tensors are used where there are kernels"
-    return library

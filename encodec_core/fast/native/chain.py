@@ -14,7 +14,7 @@ from encodec_core.fast.layers import DecoderStage, FoldedBlock, FoldedConv, Fold
 from encodec_core.fast.native.audio import AudioConv
 from encodec_core.fast.native.blocked import BlockedConv, BlockedNorm, activate
 from encodec_core.fast.native.inlet import Arena, Inlet, Intake, start_inlet
-from encodec_core.fast.native.library import floats
+from encodec_core.fast.native.shared_object import floats
 from encodec_core.fast.native.terms import BLOCK
 from encodec_core.fast.native.upsampling import BlockedUpsampling
 

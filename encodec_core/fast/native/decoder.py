@@ -17,8 +17,8 @@ from encodec_core.fast.layers import FoldedConv, FoldedDecoder
 from encodec_core.fast.native.blocked import block
 from encodec_core.fast.native.chain import Chain, ChainState, can_be_blocked
 from encodec_core.fast.native.groups import ROUND_TILES, TILE_SAMPLES, GroupMemory, GroupRunner
-from encodec_core.fast.native.library import floats, kernels
 from encodec_core.fast.native.lstm import BlockedLstm, LaneStates, can_run_lstm
+from encodec_core.fast.native.shared_object import floats, kernels
 from encodec_core.fast.native.terms import BLOCK
 
 __all__ = ["BlockedDecoder", "can_decode_blocked"]

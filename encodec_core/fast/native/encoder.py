@@ -20,9 +20,9 @@ from encodec_core.fast.layers import FoldedEncoder
 from encodec_core.fast.native.blocked import unblock
 from encodec_core.fast.native.chain import Chain, ChainState, Workspace, can_be_blocked
 from encodec_core.fast.native.groups import ROUND_TILES, TILE_SAMPLES, GroupMemory, GroupRunner
-from encodec_core.fast.native.library import kernels
 from encodec_core.fast.native.lstm import BlockedLstm, LaneStates, can_run_lstm
 from encodec_core.fast.native.quantizer import BlockedQuantizer, FramePiece, can_quantize_blocked
+from encodec_core.fast.native.shared_object import kernels
 from encodec_core.fast.native.terms import BLOCK
 from encodec_core.quantization.codebook import Codebook
 

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from encodec_core.fast.native.library import floats
+from encodec_core.fast.native.shared_object import floats
 from encodec_core.modules.conv import conv_output_length, extra_padding
 
 __all__ = ["Arena", "Inlet", "Intake", "Reach", "start_inlet"]

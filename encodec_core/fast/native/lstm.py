@@ -3,7 +3,6 @@
 Letters in shapes: L layers, R lanes, N blocks of channels, C channels, T frames.
 """
 
-import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from encodec_core.fast.native.library import floats, kernels, pointer
+from encodec_core.fast.native.shared_object import floats, kernels, loaded_kernels, pointer
 from encodec_core.fast.native.terms import BLOCK
 
 __all__ = ["MAX_LANES", "BlockedLstm", "LaneStates", "can_run_lstm"]
@@ -50,11 +49,11 @@ class BlockedLstm:
 
     def __init__(self, lstm: nn.LSTM) -> None:
         self._num_layers, self._channels = lstm.num_layers, lstm.hidden_size
-        self._packed = floats(lstm.num_layers, _library().encodec_lstm_packed_size(self._channels))
+        self._packed = floats(lstm.num_layers, loaded_kernels().encodec_lstm_packed_size(self._channels))
         biases = []
         for layer, packed in enumerate(self._packed):
             weights = [getattr(lstm, f"weight_{part}_l{layer}").detach().contiguous() for part in ("ih", "hh")]
-            _library().encodec_lstm_pack(*map(pointer, weights), self._channels, pointer(packed))
+            loaded_kernels().encodec_lstm_pack(*map(pointer, weights), self._channels, pointer(packed))
             biases.append(getattr(lstm, f"bias_ih_l{layer}").detach() + getattr(lstm, f"bias_hh_l{layer}").detach())
         self._biases = torch.stack(biases)
 
@@ -96,11 +95,11 @@ class BlockedLstm:
         lane_stride, block_stride, step_stride, _ = features.stride()
         own, outputs = features[lanes, :, frames], between[lanes, :, frames]
         num_lanes, _, num_frames, _ = own.shape
-        scratch = floats(_library().encodec_lstm_scratch_size(num_lanes, self._channels))
+        scratch = floats(loaded_kernels().encodec_lstm_scratch_size(num_lanes, self._channels))
         inputs = own
         for layer in range(self._num_layers):
             is_last = layer == self._num_layers - 1
-            _library().encodec_lstm_layer(
+            loaded_kernels().encodec_lstm_layer(
                 pointer(inputs),
                 pointer(own) if is_last else None,
                 pointer(own if is_last else outputs),
@@ -124,9 +123,3 @@ def _runs(is_chosen: Sequence[bool]) -> list[slice]:
     """Return where the chosen ones are, neighbours together."""
     bounds = [place for place, pair in enumerate(pairwise((False, *is_chosen, False))) if pair[0] != pair[1]]
     return [slice(start, end) for start, end in zip(bounds[::2], bounds[1::2], strict=True)]
-
-
-def _library() -> ctypes.CDLL:
-    library = kernels()
-    assert library is not None, "an LSTM is packed where there are kernels"
-    return library

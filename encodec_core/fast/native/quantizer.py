@@ -3,14 +3,13 @@
 Letters in shapes: T frames of a piece, D latent channels, K codebooks in use (n_q), E entries.
 """
 
-import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from encodec_core.fast.native.library import floats, kernels, pointer
+from encodec_core.fast.native.shared_object import floats, kernels, loaded_kernels, pointer
 from encodec_core.fast.native.terms import BLOCK
 from encodec_core.quantization.codebook import Codebook
 
@@ -71,12 +70,12 @@ class BlockedQuantizer:
     def __init__(self, codebooks: Sequence[Codebook]) -> None:
         self._entries = torch.stack([codebook.embed.detach().cpu() for codebook in codebooks])
         n_q, num_entries, num_channels = self._entries.shape
-        self._packed = floats(n_q, _library().encodec_packed_codebook_size(num_entries, num_channels))
+        self._packed = floats(n_q, loaded_kernels().encodec_packed_codebook_size(num_entries, num_channels))
         for entries, packed in zip(self._entries, self._packed, strict=True):
             # A sum over the rows of `[E, D]` is what `nearest_entries` takes of the transposed view; a transposed copy
             # is summed in another order.
             squares = entries.pow(2).sum(1)
-            _library().encodec_pack_codebook(
+            loaded_kernels().encodec_pack_codebook(
                 pointer(entries), pointer(squares), num_entries, num_channels, pointer(packed)
             )
 
@@ -97,8 +96,8 @@ class BlockedQuantizer:
         )
         # The fields of C's `encodec_codebooks`. Addresses are not kept: a copy of this object has others.
         books = torch.tensor([pointer(self._packed), pointer(self._entries), *self._entries.shape], device="cpu")
-        scratch = floats(_library().encodec_quantize_scratch_size(num_channels))
-        _library().encodec_quantize(pointer(rows), len(pieces), pointer(books), pointer(scratch))
+        scratch = floats(loaded_kernels().encodec_quantize_scratch_size(num_channels))
+        loaded_kernels().encodec_quantize(pointer(rows), len(pieces), pointer(books), pointer(scratch))
         return quantized
 
 
@@ -110,9 +109,3 @@ def _row(piece: FramePiece, output: QuantizedPiece) -> list[int | None]:
     num_frames, item_frames = piece.frames.shape[1], piece.item_frames or 0
     places = (num_frames, frame_stride, block_stride, piece.first_frame, item_frames)
     return [pointer(piece.frames), pointer(output.codes), pointer(output.distances), *places]
-
-
-def _library() -> ctypes.CDLL:
-    library = kernels()
-    assert library is not None, "a codebook is packed where there are kernels"
-    return library

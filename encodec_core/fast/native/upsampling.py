@@ -11,7 +11,6 @@ product is stored.
                                           c0  c1  c2  c3   b's turns: b0 + a2, b1 + a3
 """
 
-import ctypes
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +20,7 @@ from torch.nn import functional
 from encodec_core.fast.layers import FoldedUpsampling
 from encodec_core.fast.native.blocked import BlockedNorm, num_blocks, pack, places
 from encodec_core.fast.native.inlet import Arena, Inlet, Intake
-from encodec_core.fast.native.library import kernels, pointer
+from encodec_core.fast.native.shared_object import loaded_kernels, pointer
 from encodec_core.fast.native.terms import BLOCK, tap_terms
 
 __all__ = ["BlockedUpsampling"]
@@ -119,7 +118,7 @@ class BlockedUpsampling:
     def _convolve(
         self, x: Tensor, *, num_turns: int, raw: Tensor | None = None, activated: Tensor | None = None
     ) -> None:
-        failed = _library().encodec_upsample(
+        failed = loaded_kernels().encodec_upsample(
             pointer(x),
             x.stride(0),
             pointer(self._packed.blocks),
@@ -136,9 +135,3 @@ class BlockedUpsampling:
         )
         if failed:
             raise MemoryError("no memory for the offsets of a convolution's terms")
-
-
-def _library() -> ctypes.CDLL:
-    library = kernels()
-    assert library is not None, "blocked tensors are used where there are kernels"
-    return library

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import torch
 
-__all__ = ["floats", "kernels", "pointer", "why_absent"]
+__all__ = ["floats", "kernels", "loaded_kernels", "pointer", "why_absent"]
 
 MODULE = "encodec_core.fast.native._kernels"
 
@@ -54,6 +54,13 @@ _PROTOTYPES: dict[str, tuple[Sequence[type], type | None]] = {
 def kernels() -> ctypes.CDLL | None:
     """Return the library, or None where `why_absent` says why."""
     return None if why_absent() else _load()
+
+
+def loaded_kernels() -> ctypes.CDLL:
+    """Return the library where it is known to be there."""
+    found = kernels()
+    assert found is not None, "blocked tensors are used where there are kernels"
+    return found
 
 
 @lru_cache(maxsize=1)
