@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from tokenizer_jobs.batching import form_batches
-from tokenizer_jobs.config import FilesSource, Runtime
+from tokenizer_jobs.config import Runtime
 from tokenizer_jobs.decode import AudioTarget, decode_items
 from tokenizer_jobs.records import Batch, Decoded, DecodedItem, Item
+from tokenizer_jobs.source_config import FilesSource
 from tokenizer_jobs.sources import make_source
 
 __all__ = ["Ceiling", "Share", "measure_ceiling"]

@@ -108,6 +108,7 @@ def _publish(unit: WorkUnit, storage: Storage, *, recipe_id: str) -> Published:
             ),
         ),
         row_ids=tuple(item.id for item in unit.items),
+        item_ids=tuple(item.id for item in unit.items),
         digest=hashlib.sha256(unit.unit_id.encode()).hexdigest(),
         num_frames=round(75 * seconds),
         audio_seconds=seconds,

@@ -8,9 +8,9 @@ import soundfile
 
 from benchmarks.corpora import CORPORA, Corpus, build_corpus
 from tests.fitted_models import synthetic_waveform
-from tokenizer_jobs.config import FilesSource
 from tokenizer_jobs.decode import AudioTarget, decode_items
 from tokenizer_jobs.records import DecodedItem
+from tokenizer_jobs.source_config import FilesSource
 from tokenizer_jobs.sources import make_source
 
 SCALE = 0.002

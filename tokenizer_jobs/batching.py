@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from tokenizer_jobs.records import Batch, Decoded, DecodedItem, RejectedItem
+from tokenizer_jobs.records import Batch, Decoded, DecodedItem, DecodedStretch, RejectedItem
 
 __all__ = ["ENOUGH_ITEMS", "MAX_BATCH_ITEMS", "MAX_LONG_BATCH_BYTES", "form_batches"]
 
@@ -17,8 +17,10 @@ MAX_LONG_BATCH_BYTES = 256 << 20
 """Waveforms, as float32, that long items may bring into one batch: 47 minutes of mono at 24 kHz."""
 
 
-def form_batches(decoded: Iterable[Decoded], *, batch_seconds: float) -> Iterator[Batch | RejectedItem]:
-    """Group items until a batch holds `batch_seconds` of audio; rejects pass through at once.
+def form_batches(
+    decoded: Iterable[Decoded], *, batch_seconds: float
+) -> Iterator[Batch | DecodedStretch | RejectedItem]:
+    """Group items until a batch holds `batch_seconds` of audio; rejects pass through at once, stretches in their place.
 
     Fewer than 16 items may be more audio than that, up to 256 MiB. An item longer than both budgets is a batch of its
     own, so that an item is never split.
@@ -31,6 +33,12 @@ def form_batches(decoded: Iterable[Decoded], *, batch_seconds: float) -> Iterato
     seconds, size_bytes = 0.0, 0
     for item in decoded:
         if isinstance(item, RejectedItem):
+            yield item
+            continue
+        if isinstance(item, DecodedStretch):
+            if waiting:
+                yield Batch(items=tuple(waiting))
+                waiting, seconds, size_bytes = [], 0.0, 0
             yield item
             continue
         item_seconds, item_bytes = item.facts.duration_seconds, item.waveform.size * np.dtype(np.float32).itemsize

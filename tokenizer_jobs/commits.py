@@ -66,6 +66,7 @@ class Commit(_Stored):
     files: tuple[CommittedFile, ...]
     """The shard and the rejects; what has no rows has no file."""
     num_items: int = Field(ge=0)
+    """Items with at least one row + rejects."""
     num_rows: int = Field(ge=0)
     num_rejects: int = Field(ge=0)
     """Filtered items are among them."""
@@ -239,10 +240,10 @@ def _unit_id(path: str) -> str:
 
 
 def _check_accounting(unit: WorkUnit, *, shard: StagedShard, rejects: StagedRejects) -> None:
-    done = sorted([*shard.row_ids, *rejects.item_ids])
-    if done != sorted(item.id for item in unit.items):
+    done = sorted([*shard.item_ids, *rejects.item_ids])
+    if done != sorted(item.id for item in unit.items) or len(set(shard.row_ids)) < len(shard.row_ids):
         raise IntegrityError(
-            f"unit {unit.unit_id} has {len(unit.items)} planned items and {len(shard.row_ids)} rows "
+            f"unit {unit.unit_id} has {len(unit.items)} planned items, {len(shard.item_ids)} with rows "
             f"+ {len(rejects.item_ids)} rejects, which are not the same ids each once; nothing was published"
         )
 

@@ -3,28 +3,22 @@
 `recipe` decides an item's codes, `selection` which items and how they are grouped, `runtime` only speed.
 """
 
-import importlib
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from tokenizer_jobs.errors import ConfigError
+from tokenizer_jobs.source_config import SourceConfig
 from tokenizer_jobs.yaml_files import Frozen, OutputFile
 
 __all__ = [
     "AudioRecipe",
     "CodecRecipe",
-    "DemoSource",
-    "FilesSource",
     "Filters",
     "JobConfig",
-    "PluginSource",
     "Recipe",
     "Runtime",
     "Selection",
     "Shards",
-    "SourceConfig",
 ]
 
 Auto = Literal["auto"]
@@ -48,14 +42,21 @@ class AudioRecipe(Frozen):
 
     resampler: Literal["soxr_hq", "reference"] = "soxr_hq"
     """soxr's HQ, or the sinc-Hann kernel of EnCodec's own `convert_audio`."""
-    channels: Literal["auto", "mono", "stereo", "first", "left", "right"] = "auto"
-    """auto: mean to a mono codec, mono duplicated to a stereo codec, more than 2 channels are a reject."""
-    long_audio: Literal["exact"] = "exact"
-    """exact: codes equal those of the whole file, however long."""
-    slice_seconds: None = None
-    """null: one row per item."""
+    channels: Literal["auto", "mono", "stereo", "first", "left", "right", "each"] = "auto"
+    """auto: mean to a mono codec, mono duplicated to a stereo codec, more than 2 channels are a reject. each: every
+    channel is a row of its own."""
+    long_audio: Literal["exact", "restart"] = "exact"
+    """exact: codes equal those of the whole file, however long. restart: every slice is encoded afresh."""
+    slice_seconds: float | None = Field(default=None, gt=0)
+    """Audio in one row, rounded to whole frames (to whole windows of the 48 kHz codec); null: one row per item."""
     on_truncated: Literal["reject", "keep"] = "reject"
     """What to do with audio that is shorter than its header says; kept rows are flagged `truncated`."""
+
+    @model_validator(mode="after")
+    def _restart_has_slices(self) -> Self:
+        if self.long_audio == "restart" and self.slice_seconds is None:
+            raise ValueError("long_audio = restart needs slice_seconds, after which encoding starts afresh")
+        return self
 
 
 class Recipe(Frozen):
@@ -65,76 +66,6 @@ class Recipe(Frozen):
     audio: AudioRecipe = AudioRecipe()
 
 
-class FilesSource(Frozen):
-    """Folders, globs and single files, local or behind any fsspec URL."""
-
-    kind: Literal["files"] = "files"
-    paths: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
-    """Folders (read recursively), globs, or files."""
-    pattern: str | None = None
-    """Glob on the path below a folder, such as `**/*.flac`; null takes every file with an audio extension."""
-
-    @field_validator("paths", mode="before")
-    @classmethod
-    def _one_path_is_a_list(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
-
-
-class DemoSource(Frozen):
-    """A few dozen short clips made by code."""
-
-    kind: Literal["demo"] = "demo"
-
-
-class PluginSource(BaseModel):
-    """A source of one's own: `kind` is `package.module:Class`, every other key goes to its constructor."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    kind: str = Field(pattern=r"^[\w.]+:\w+$")
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """The keyword arguments of the source's constructor."""
-        return dict(self.model_extra or {})
-
-    def load(self) -> Any:
-        """Import and build the source.
-
-        Raises:
-            ConfigError: the module or the class cannot be found.
-        """
-        module_name, _, class_name = self.kind.partition(":")
-        try:
-            factory = getattr(importlib.import_module(module_name), class_name)
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(
-                f"selection.source.kind = {self.kind!r} cannot be imported ({error}); "
-                "expected package.module:Class importable where the job runs"
-            ) from error
-        try:
-            return factory(**self.options)
-        except TypeError as error:
-            raise ConfigError(
-                f"selection.source: {self.kind} does not take the keys {', '.join(self.options) or 'given'}: {error}"
-            ) from error
-
-
-def _source_tag(value: Any) -> str | None:
-    kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
-    return "plugin" if isinstance(kind, str) and ":" in kind else kind
-
-
-SourceConfig = Annotated[
-    Annotated[FilesSource, Tag("files")] | Annotated[DemoSource, Tag("demo")] | Annotated[PluginSource, Tag("plugin")],
-    Discriminator(
-        _source_tag,
-        custom_error_type="source_kind",
-        custom_error_message="selection.source.kind must be one of files, demo, or package.module:Class",
-    ),
-]
-
-
 class Filters(Frozen):
     """Items outside these bounds are rejects of stage `filter`."""
 
@@ -142,6 +73,12 @@ class Filters(Frozen):
     """Shortest duration that is tokenized; null: any."""
     max_seconds: float | None = Field(default=None, gt=0)
     """Longest duration that is tokenized; null: any."""
+    min_sample_rate: int | None = Field(default=None, gt=0)
+    """Lowest sample rate of a source in Hz; null: any."""
+    max_silent_fraction: float | None = Field(default=None, ge=0, le=1)
+    """Largest share of 20 ms blocks below -60 dB; of channels that are rows, the least silent counts. null: any."""
+    max_clipped_fraction: float | None = Field(default=None, ge=0, le=1)
+    """Largest share of samples at full scale; of channels that are rows, the least clipped counts. null: any."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -163,6 +100,18 @@ class Selection(Frozen):
     """Which items, and how they are grouped."""
 
     source: SourceConfig
+    include: tuple[str, ...] | None = None
+    """Globs on ids, such as `books/**`: items that match none are left out; null: all are in."""
+    exclude: tuple[str, ...] = ()
+    """Globs on ids: items that match one are left out."""
+    sample: float | None = Field(default=None, gt=0, le=1)
+    """Share of the items, drawn by a hash of their ids, for a trial run; null: all."""
+    seed: int = 0
+    """Of `sample`: another seed draws other items."""
+    limit: int | None = Field(default=None, gt=0)
+    """At most so many items, the first of the plan's order; null: all."""
+    deduplicate: bool = False
+    """Whether only the first of items with the same bytes is tokenized; the others are rejects of stage `filter`."""
     filters: Filters = Filters()
     max_reject_fraction: float | None = Field(default=None, ge=0, le=1)
     """The job fails when more than this share of its items are rejects (filtered ones not counted); null: never."""
@@ -186,6 +135,10 @@ class Runtime(Frozen):
     """Decode tasks per work unit in flight, each with a fixed share of the unit."""
     decode_cpus: float = Field(default=0.25, ge=0.25)
     """CPUs that one decode task reserves."""
+    decode_gigabytes: float = Field(default=4.0, gt=0)
+    """Memory that one decode worker may take before the record in its hands is suspected."""
+    decode_seconds: float = Field(default=60.0, gt=0)
+    """Time that decoding a record may take, and a second more for every 100 kB of it, before it is suspected."""
     max_infrastructure_failures: int = Field(default=20, ge=0)
     """Lost workers and nodes that one work unit may meet before the job gives it up."""
     placement_timeout_seconds: float = Field(default=50.0, gt=0)

@@ -53,7 +53,7 @@ def plan(config: JobConfig) -> PlanResult:
     problems = _recipe_problems(storage, recipe)
     source = make_source(config.selection.source)
     listing = source.list()
-    listed = ItemTable.of(listing.items, user_schema=source.user_schema)
+    listed = ItemTable.of(listing.items, user_schema=listing.user_schema)
     duplicates = duplicate_ids(listed)
     if duplicates:
         listed = listed.where(~_have_ids(listed, duplicates))

@@ -320,6 +320,8 @@ def _facts(model: EncodecModel, recipe: CodecRecipe) -> CodecFacts:
         codebook_size=config.codebook_size,
         precision=recipe.precision,
         windowed=config.chunk_length is not None,
+        grain_samples=config.chunk_stride or config.hop_length,
+        streamed=why_not_streamed(config) is None,
     )
 
 

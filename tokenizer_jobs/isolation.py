@@ -20,10 +20,10 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Self
 
-from tokenizer_jobs.config import SourceConfig
 from tokenizer_jobs.decode import AudioTarget, decode_items
 from tokenizer_jobs.errors import RejectReason, Stage, TokenizerJobsError, TransientError
 from tokenizer_jobs.records import Decoded, Item, RejectedItem
+from tokenizer_jobs.source_config import SourceConfig
 from tokenizer_jobs.sources import Source, make_source
 
 __all__ = ["decode_isolated"]

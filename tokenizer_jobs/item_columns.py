@@ -10,7 +10,7 @@ import pyarrow as pa
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.records import Item
 
-__all__ = ["StoredItems", "item_schema", "to_batch", "to_columns", "to_items"]
+__all__ = ["StoredItems", "item_schema", "to_batch", "to_columns", "to_items", "user_schema_of"]
 
 _FIELDS = (
     pa.field("id", pa.string(), nullable=False),
@@ -19,10 +19,16 @@ _FIELDS = (
     pa.field("source_row", pa.int64()),
     pa.field("source_size", pa.int64()),
     pa.field("source_etag", pa.string()),
+    pa.field("source_group", pa.int64()),
+    pa.field("start_seconds", pa.float64()),
+    pa.field("duration_seconds", pa.float64()),
+    pa.field("channel", pa.int32()),
+    pa.field("duplicate_of", pa.string()),
     pa.field("estimated_seconds", pa.float64(), nullable=False),
 )
 _USER_COLUMNS = "user_columns"
-_values_of = attrgetter(*(field.name for field in _FIELDS))
+_NAMES = tuple(field.name for field in _FIELDS)
+_values_of = attrgetter(*_NAMES)
 
 
 def item_schema(user_schema: pa.Schema | None = None) -> pa.Schema:
@@ -30,6 +36,13 @@ def item_schema(user_schema: pa.Schema | None = None) -> pa.Schema:
     if user_schema is None or not len(user_schema):  # Parquet has no struct without fields
         return pa.schema(_FIELDS)
     return pa.schema([*_FIELDS, pa.field(_USER_COLUMNS, pa.struct(list(user_schema)))])
+
+
+def user_schema_of(schema: pa.Schema) -> pa.Schema:
+    """The user columns of a schema that has the columns of `item_schema` among others."""
+    if _USER_COLUMNS not in schema.names:
+        return pa.schema([])
+    return pa.schema(list(schema.field(_USER_COLUMNS).type))
 
 
 def to_columns(items: Sequence[Item], *, schema: pa.Schema) -> list[pa.Array]:
@@ -68,17 +81,7 @@ def to_items(batch: pa.RecordBatch | pa.Table) -> Iterator[Item]:
 
 
 def _item(values: Sequence[Any], user_columns: dict[str, Any] | None) -> Item:
-    item_id, uri, member, row, size, etag, seconds = values
-    return Item(
-        id=item_id,
-        source_uri=uri,
-        source_member=member,
-        source_row=row,
-        source_size=size,
-        source_etag=etag,
-        estimated_seconds=seconds,
-        user_columns=user_columns or {},
-    )
+    return Item(**dict(zip(_NAMES, values, strict=True)), user_columns=user_columns or {})
 
 
 class StoredItems(Sequence[Item]):

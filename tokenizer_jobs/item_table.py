@@ -27,13 +27,14 @@ BATCH_ITEMS = 1 << 14
 RUN_ITEMS = 1 << 18
 """About 40 MB of paths, sizes and etags, and as much again while they are sorted."""
 
-_KEYS = ("source_uri", "source_member", "source_row", "id")
+_KEYS = ("source_uri", "source_member", "source_row", "start_seconds", "id")
+_NULLS = {"source_member": "", "source_row": 0, "start_seconds": 0.0}
 
-_Key = tuple[str, str, int, str]
+_Key = tuple[str, str, int, float, str]
 
 
 class ItemTable(Sequence[Item]):
-    """Items in plan order: by `source_uri`, then member, row and id. Made by `of` or `sort`.
+    """Items in plan order: by `source_uri`, then member, row, start and id. Made by `of` or `sort`.
 
     Its file, if it needs one, is in the folder for temporary files and without a name: it goes with the table.
 
@@ -200,8 +201,8 @@ def _in_plan_order(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.R
     table = pa.Table.from_batches(batches, schema=schema)
     # Arrow compares the bytes of UTF-8 and Python compares code points: the same order.
     keys = table.select(list(_KEYS))
-    keys = keys.set_column(1, "source_member", pc.fill_null(keys["source_member"], ""))
-    keys = keys.set_column(2, "source_row", pc.fill_null(keys["source_row"], 0))
+    for name, value in _NULLS.items():
+        keys = keys.set_column(_KEYS.index(name), name, pc.fill_null(keys[name], value))
     order = pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in _KEYS])
     return pa.RecordBatch.from_arrays([column.take(order).combine_chunks() for column in table.columns], schema=schema)
 
@@ -241,5 +242,5 @@ def _merged(runs: Iterable[_Stored]) -> Iterator[pa.RecordBatch]:
 
 
 def _key(batch: pa.RecordBatch, place: int) -> _Key:
-    uri, member, row, item_id = (batch.column(name)[place].as_py() for name in _KEYS)
-    return uri, member or "", row or 0, item_id
+    uri, member, row, start, item_id = (batch.column(name)[place].as_py() for name in _KEYS)
+    return uri, member or "", row or 0, start or 0.0, item_id

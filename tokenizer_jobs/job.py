@@ -18,7 +18,7 @@ from tokenizer_jobs.accounting import Totals, total
 from tokenizer_jobs.breadcrumbs import Breadcrumbs
 from tokenizer_jobs.catalog import newest_snapshot, publish_snapshot, sweep_orphans
 from tokenizer_jobs.commits import Commit, Outcome
-from tokenizer_jobs.config import FilesSource, JobConfig, Selection
+from tokenizer_jobs.config import JobConfig, Selection
 from tokenizer_jobs.decode import AudioTarget, decoder_versions
 from tokenizer_jobs.encoding import choose_device, describe_codec, load_codec
 from tokenizer_jobs.errors import ConfigError, OutputBusyError
@@ -37,11 +37,13 @@ from tokenizer_jobs.planning import (
     plan_units,
     read_plan_summary,
     read_units,
+    read_user_schema,
     write_plan,
 )
 from tokenizer_jobs.recipe import CodecFacts, ResolvedRecipe, file_metadata, store_recipe
 from tokenizer_jobs.results import Progress, RunResult, summary_fields
 from tokenizer_jobs.schema import row_schema
+from tokenizer_jobs.source_config import FilesSource
 from tokenizer_jobs.sources import make_source
 from tokenizer_jobs.stopping import StopRequest, stop_on_signals
 from tokenizer_jobs.storage import Storage, is_url, public_uri
@@ -142,9 +144,9 @@ class _Run:
 
     def _plan_what_is_new(self, generations: tuple[int, ...]) -> PlanSummary | None:
         selection, source = self.config.selection, make_source(self.config.selection.source)
-        row_schema(source.user_schema)  # a clash of names is refused before anything is planned
         listing = source.list()
-        listed = ItemTable.of(listing.items, user_schema=source.user_schema)
+        row_schema(listing.user_schema)  # a clash of names is refused before anything is planned
+        listed = ItemTable.of(listing.items, user_schema=listing.user_schema)
         comparison = compare_with_known(listed, known_items(self.storage, generations))
         self.changed, self.vanished = len(comparison.changed), comparison.num_vanished
         if not comparison.new:
@@ -167,10 +169,10 @@ class _Run:
             num_changed=self.changed,
             num_vanished=self.vanished,
             decoder_versions=(versions := decoder_versions()),
-            file_metadata=self._file_metadata(versions, user_schema=source.user_schema),
+            file_metadata=self._file_metadata(versions, user_schema=listing.user_schema),
         )
         self._may_go_on()  # the listing may have taken hours: not under a lease that was lost meanwhile
-        return write_plan(self.storage, units, facts=plan_facts, user_schema=source.user_schema)
+        return write_plan(self.storage, units, facts=plan_facts, user_schema=listing.user_schema)
 
     def _tokenize(self, plan: PlanSummary) -> None:
         """Tokenize the open units of a generation, as its plan selected them."""
@@ -260,7 +262,7 @@ class _Run:
             source=source,
             target=AudioTarget.for_codec(self.facts, audio=self.config.recipe.audio, filters=selection.filters),
             metadata={key.encode(): value.encode() for key, value in plan.file_metadata.items()},
-            user_schema=make_source(source).user_schema,
+            user_schema=read_user_schema(self.storage, plan.generation),
             shard_format=selection.shards.format,
             batch_seconds=self.config.runtime.batch_seconds,
         )

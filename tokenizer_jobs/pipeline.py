@@ -15,13 +15,23 @@ import pyarrow as pa
 
 from tokenizer_jobs.batching import form_batches
 from tokenizer_jobs.commits import Attempt, Published, publish_unit
-from tokenizer_jobs.config import SourceConfig
 from tokenizer_jobs.decode import AudioTarget, decode_items
 from tokenizer_jobs.encoding import Codec, EncodeDesk
+from tokenizer_jobs.errors import IntegrityError
 from tokenizer_jobs.isolation import decode_isolated
-from tokenizer_jobs.records import Batch, Decoded, EncodedItem, Item, RejectedItem, TokenizedItem, WorkUnit
+from tokenizer_jobs.records import (
+    Batch,
+    Decoded,
+    DecodedStretch,
+    EncodedItem,
+    Item,
+    RejectedItem,
+    TokenizedItem,
+    WorkUnit,
+)
 from tokenizer_jobs.schema import reject_schema, row_schema
 from tokenizer_jobs.shards import ShardWriter, write_rejects
+from tokenizer_jobs.source_config import SourceConfig
 from tokenizer_jobs.sources import Source
 from tokenizer_jobs.storage import Storage
 
@@ -145,6 +155,8 @@ def tokenize_unit(
             if isinstance(step, RejectedItem):
                 rejected.append(step)
                 continue
+            if isinstance(step, DecodedStretch):
+                raise IntegrityError(f"unit {unit.unit_id} has a recording in stretches, which cannot be encoded yet")
             encoded, seconds = desk.encode([item.float_waveform() for item in step.items])
             clock.seconds["encode"] += seconds
             with clock.stage("write"):

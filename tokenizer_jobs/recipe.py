@@ -68,6 +68,10 @@ class CodecFacts:
     precision: str
     windowed: bool
     """Whether it encodes windows with a scale each."""
+    grain_samples: int
+    """Between the places where a recording's codes can be cut: the hop, or the stride of windows."""
+    streamed: bool
+    """Whether it can encode a recording of any length in bounded memory."""
 
 
 class ResolvedRecipe(BaseModel):

@@ -17,9 +17,11 @@ __all__ = [
     "Batch",
     "Decoded",
     "DecodedItem",
+    "DecodedStretch",
     "EncodedItem",
     "Item",
     "RejectedItem",
+    "RowPlace",
     "ShardFile",
     "TokenizedItem",
     "WorkUnit",
@@ -30,7 +32,7 @@ FULL_SCALE_INT16 = 32768.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One recording as it was planned."""
+    """One recording, or one cut of it, as it was planned."""
 
     id: str
     """Stable and unique in the output."""
@@ -44,6 +46,16 @@ class Item:
     """Bytes of the input when it was planned."""
     source_etag: str | None = None
     """The storage's version of the input; for local files `mtime-<nanoseconds>`."""
+    source_group: int | None = None
+    """Part of the input that is read at once, such as a row group: its items stay in one unit. None: reads alone."""
+    start_seconds: float | None = None
+    """Where the cut begins in its recording; None: the item is the whole recording."""
+    duration_seconds: float | None = None
+    """Length of the cut, None: to the end; of a whole recording what a manifest says it lasts, None: unknown."""
+    channel: int | None = None
+    """The channel that a manifest names, from 0; None: `recipe.audio.channels` decides."""
+    duplicate_of: str | None = None
+    """Id of the item with the same bytes that is tokenized in its place; None: it is not known to be a duplicate."""
     estimated_seconds: float = 0.0
     """Cost estimate from a manifest, a header or the bytes; it balances the load and decides nothing else."""
     user_columns: Mapping[str, Any] = field(default_factory=dict)
@@ -107,14 +119,34 @@ class AudioFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RowPlace:
+    """Which of an item's rows something belongs to."""
+
+    channel: int | None = None
+    """Where every channel is a row of its own (`recipe.audio.channels: each`): which one; else None."""
+    slice_index: int = 0
+    """Where a recording has a row per slice: which one, from 0."""
+    start_sample: int = 0
+    """Where the row begins in the recording, in samples at the codec's rate."""
+
+    def row_id(self, item_id: str, *, slice_count: int) -> str:
+        """The id of the row: the item's own, `#c<channel>` where channels are rows, `#s<start sample>` of slices."""
+        channel = "" if self.channel is None else f"#c{self.channel}"
+        return f"{item_id}{channel}" if slice_count == 1 else f"{item_id}{channel}#s{self.start_sample}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DecodedItem:
-    """One item as a waveform at the codec's rate and channel count."""
+    """The waveform of one whole row, encoded afresh: usually one item; one channel or one slice of it where asked."""
 
     position: int
     """Index of the item in its work unit."""
     waveform: npt.NDArray[np.float32] | npt.NDArray[np.int16]
     """[C, n]; float32 in [-1, 1], or int16 where that loses nothing (a 16-bit source at the codec's own rate)."""
     facts: AudioFacts
+    place: RowPlace = RowPlace()
+    is_last: bool = True
+    """Whether the item ends here; until it does, it may still become a reject and none of its rows exist."""
 
     def __post_init__(self) -> None:
         _, num_samples = self.waveform.shape
@@ -123,17 +155,49 @@ class DecodedItem:
 
     def float_waveform(self) -> npt.NDArray[np.float32]:
         """The waveform as float32 [C, n] in [-1, 1]."""
-        if self.waveform.dtype == np.int16:
-            return self.waveform.astype(np.float32) / np.float32(FULL_SCALE_INT16)
-        return self.waveform.astype(np.float32, copy=False)
+        return _as_float(self.waveform)
 
     def __repr__(self) -> str:
         return f"DecodedItem(position={self.position}, waveform={self.waveform.dtype}{list(self.waveform.shape)})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DecodedStretch:
+    """A stretch of a recording too long to be held whole: the encoder carries its state from stretch to stretch.
+
+    The stretches of one channel follow one another without a gap. With a row per slice a stretch never crosses the end
+    of a slice.
+    """
+
+    position: int
+    """Index of the item in its work unit."""
+    waveform: npt.NDArray[np.float32] | npt.NDArray[np.int16]
+    """[C, n], as `DecodedItem.waveform`."""
+    place: RowPlace
+    """The row that it belongs to."""
+    facts: AudioFacts | None
+    """Of the whole row, where the row ends with this stretch; else None."""
+    is_last: bool
+    """Whether the item ends here, as `DecodedItem.is_last`."""
+
+    def float_waveform(self) -> npt.NDArray[np.float32]:
+        """The waveform as float32 [C, n] in [-1, 1]."""
+        return _as_float(self.waveform)
+
+    def __repr__(self) -> str:
+        shape = list(self.waveform.shape)
+        return f"DecodedStretch(position={self.position}, {self.place}, waveform={self.waveform.dtype}{shape})"
+
+
+def _as_float(waveform: npt.NDArray[np.float32] | npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
+    if waveform.dtype == np.int16:
+        return waveform.astype(np.float32) / np.float32(FULL_SCALE_INT16)
+    return waveform.astype(np.float32, copy=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RejectedItem:
-    """One item that will have no row, with its reason."""
+    """One item that will have no row, with its reason; what was decoded of it before is void."""
 
     position: int
     """Index of the item in its work unit."""
@@ -145,13 +209,13 @@ class RejectedItem:
     """How often it was tried."""
 
 
-Decoded = DecodedItem | RejectedItem
-"""What decoding gives for each item of a unit, in plan order."""
+Decoded = DecodedItem | DecodedStretch | RejectedItem
+"""What decoding gives: for each item of a unit, in plan order, one or more of these; the last of them ends the item."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Items that are encoded in one call, in plan order."""
+    """Whole rows that are encoded in one call, in plan order."""
 
     items: tuple[DecodedItem, ...]
 
@@ -187,11 +251,19 @@ class EncodedItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizedItem:
-    """One row to be: the planned item, what decoding learned, and its codes."""
+    """One row to be: the planned item, which of its rows, what decoding learned, and its codes."""
 
     item: Item
     facts: AudioFacts
     encoded: EncodedItem
+    place: RowPlace = RowPlace()
+    slice_count: int = 1
+    """Rows of the item, or of its channel: 1 unless there is a row per slice."""
+
+    @property
+    def row_id(self) -> str:
+        """The row's id."""
+        return self.place.row_id(self.item.id, slice_count=self.slice_count)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

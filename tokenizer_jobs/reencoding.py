@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict
 
 from tokenizer_jobs.commits import read_commit
-from tokenizer_jobs.config import Selection, SourceConfig
+from tokenizer_jobs.config import Selection
 from tokenizer_jobs.decode import AudioTarget, decode_items
 from tokenizer_jobs.encoding import EncodecCodec, load_codec
 from tokenizer_jobs.errors import ConfigError, RejectReason
@@ -15,6 +15,7 @@ from tokenizer_jobs.planning import list_generations, read_plan_summary, read_un
 from tokenizer_jobs.recipe import ResolvedRecipe, read_recipe
 from tokenizer_jobs.records import EncodedItem, Item, RejectedItem, WorkUnit
 from tokenizer_jobs.shards import read_rows
+from tokenizer_jobs.source_config import SourceConfig
 from tokenizer_jobs.sources import make_source
 from tokenizer_jobs.storage import Storage
 

@@ -2,12 +2,11 @@
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import IO
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import soundfile
 
 from tokenizer_jobs.decode import AudioTarget, decode_items
@@ -23,7 +22,6 @@ class MemorySource:
     """Items by id; an exception instead of bytes is raised when the item is opened."""
 
     contents: Mapping[str, bytes | Exception]
-    user_schema: pa.Schema = field(default_factory=lambda: pa.schema([]))
 
     def list(self) -> Listing:
         items = (Item(id=name, source_uri=name) for name in sorted(self.contents))

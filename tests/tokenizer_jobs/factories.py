@@ -36,6 +36,8 @@ FACTS = CodecFacts(
     codebook_size=1024,
     precision="fp32",
     windowed=False,
+    grain_samples=320,
+    streamed=True,
 )
 
 RECIPE = ResolvedRecipe.resolve(Recipe(codec=CodecRecipe(model="demo"), audio=AudioRecipe()), FACTS)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tokenizer_jobs.batching import ENOUGH_ITEMS, MAX_BATCH_ITEMS, MAX_LONG_BATCH_BYTES, form_batches
 from tokenizer_jobs.errors import RejectReason, Stage
-from tokenizer_jobs.records import AudioFacts, Batch, Decoded, DecodedItem, RejectedItem
+from tokenizer_jobs.records import AudioFacts, Batch, Decoded, DecodedItem, DecodedStretch, RejectedItem
 
 RATE = 100
 
@@ -34,7 +34,7 @@ lengths = st.lists(st.integers(0, 5 * RATE), max_size=60)
 budgets = st.floats(0.5, 20.0)
 
 
-def steps(lengths: list[int], *, batch_seconds: float) -> list[Batch | RejectedItem]:
+def steps(lengths: list[int], *, batch_seconds: float) -> list[Batch | DecodedStretch | RejectedItem]:
     items = (decoded(position, length) for position, length in enumerate(lengths))
     return list(form_batches(items, batch_seconds=batch_seconds))
 

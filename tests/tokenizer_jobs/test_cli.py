@@ -44,8 +44,29 @@ FLAGS_FROZEN = [
     "--selection.source.kind",
     "--selection.source.paths",
     "--selection.source.pattern",
+    "--selection.source.format",
+    "--selection.source.root",
+    "--selection.source.path-column",
+    "--selection.source.id-column",
+    "--selection.source.start-column",
+    "--selection.source.duration-column",
+    "--selection.source.columns",
+    "--selection.source.audio-column",
+    "--selection.source.dataset",
+    "--selection.source.config",
+    "--selection.source.splits",
+    "--selection.source.revision",
+    "--selection.include",
+    "--selection.exclude",
+    "--selection.sample",
+    "--selection.seed",
+    "--selection.limit",
+    "--selection.deduplicate",
     "--selection.filters.min-seconds",
     "--selection.filters.max-seconds",
+    "--selection.filters.min-sample-rate",
+    "--selection.filters.max-silent-fraction",
+    "--selection.filters.max-clipped-fraction",
     "--selection.max-reject-fraction",
     "--selection.shards.format",
     "--selection.shards.unit-minutes",
@@ -56,6 +77,8 @@ FLAGS_FROZEN = [
     "--runtime.batch-seconds",
     "--runtime.decode-tasks",
     "--runtime.decode-cpus",
+    "--runtime.decode-gigabytes",
+    "--runtime.decode-seconds",
     "--runtime.max-infrastructure-failures",
     "--runtime.placement-timeout-seconds",
     "--runtime.grace-seconds",
@@ -179,7 +202,7 @@ class TestOverrides:
         for flag in job_flags():
             if flag.key[1:2] != ("source",):
                 with pytest.raises(ConfigError, match=r"\.".join(flag.key)):
-                    override(JobConfig.load(job_file), {flag: ["not", "one", "word"]}, origin="job.yaml")
+                    override(JobConfig.load(job_file), {flag: [{"not": "a word"}]}, origin="job.yaml")  # type: ignore[list-item]
 
 
 class TestRefusals:
@@ -235,9 +258,8 @@ def _python(*words: str) -> subprocess.CompletedProcess[str]:
 def test_sigterm_while_the_job_is_loaded_is_resumable(tmp_path: Path) -> None:
     """The source of the job asks for the signal while it lists, long before the first unit."""
     (tmp_path / "own_source.py").write_text(
-        "import os, signal, time, pyarrow as pa\n"
+        "import os, signal, time\n"
         "class Terminating:\n"
-        "    user_schema = pa.schema([])\n"
         "    def list(self):\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "        time.sleep(60)\n"

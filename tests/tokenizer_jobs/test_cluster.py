@@ -17,7 +17,7 @@ from tests.tokenizer_jobs.factories import FACTS, METADATA, NO_COLUMNS, RECIPE
 from tests.tokenizer_jobs.plugins import DeadlyClips
 from tokenizer_jobs.cluster import RayExecutor
 from tokenizer_jobs.commits import Commit, read_commits
-from tokenizer_jobs.config import CodecRecipe, PluginSource, Runtime, SourceConfig
+from tokenizer_jobs.config import CodecRecipe, Runtime
 from tokenizer_jobs.decode import AudioTarget
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.executors import UnitOutcome
@@ -25,6 +25,7 @@ from tokenizer_jobs.pipeline import UnitDone, UnitJob
 from tokenizer_jobs.recipe import store_recipe
 from tokenizer_jobs.records import WorkUnit
 from tokenizer_jobs.shards import read_batches
+from tokenizer_jobs.source_config import PluginSource, SourceConfig
 from tokenizer_jobs.sources.demo import DemoClips
 from tokenizer_jobs.stopping import StopRequest
 from tokenizer_jobs.storage import Storage

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from tokenizer_jobs.cluster.decode_streams import DecodeFanOut
 from tokenizer_jobs.cluster.decode_tasks import MAX_LIST_ITEMS, MAX_LIST_SECONDS, decode_share, plan_groups
-from tokenizer_jobs.config import DemoSource
 from tokenizer_jobs.decode import AudioTarget, decode_items
 from tokenizer_jobs.records import Item, WorkUnit
+from tokenizer_jobs.source_config import DemoSource
 from tokenizer_jobs.sources.demo import DemoClips
 
 TARGET = AudioTarget(sample_rate=24000, channels=1)

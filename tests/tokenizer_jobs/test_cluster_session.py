@@ -8,8 +8,9 @@ import pytest
 from tokenizer_jobs.cluster import session
 from tokenizer_jobs.cluster.reach import absolute_paths, check_reach
 from tokenizer_jobs.cluster.session import connected, live_nodes, probe, resolve_address
-from tokenizer_jobs.config import DemoSource, FilesSource, Runtime
+from tokenizer_jobs.config import Runtime
 from tokenizer_jobs.errors import ConfigError
+from tokenizer_jobs.source_config import DemoSource, FilesSource
 
 
 @pytest.mark.parametrize(

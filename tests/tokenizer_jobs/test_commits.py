@@ -119,7 +119,7 @@ def test_rows_and_rejects_must_be_the_planned_items(storage: Storage, monkeypatc
         "tests.tokenizer_jobs.factories.publish_unit",
         lambda storage, *, unit, **rest: publish_unit(storage, unit=planned, **rest),
     )
-    with pytest.raises(IntegrityError, match="5 planned items and 4 rows"):
+    with pytest.raises(IntegrityError, match="5 planned items, 4 with rows"):
         finish_unit(storage, make_unit(NAMES))
     assert files_of(storage) == {}
 

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tokenizer_jobs.clips import CONTAINERS, MONO, RATE, MemorySource, decode_bytes, encode, speechlike
-from tokenizer_jobs.config import FilesSource
 from tokenizer_jobs.decode import AudioTarget, decode_items
 from tokenizer_jobs.decode.ogg import _checksum
 from tokenizer_jobs.errors import RejectReason, Stage, TransientError
 from tokenizer_jobs.records import Decoded, DecodedItem, Item, RejectedItem
+from tokenizer_jobs.source_config import FilesSource
 from tokenizer_jobs.sources import make_source
 
 NUM_SAMPLES = 2 * RATE

@@ -19,13 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tokenizer_jobs.clips import CONTAINERS, RATE, MemorySource, decode_bytes, encode, speechlike
-from tokenizer_jobs.config import FilesSource
 from tokenizer_jobs.decode import AudioTarget, decode_item, decode_items
 from tokenizer_jobs.decode.channels import choose_channels
 from tokenizer_jobs.decode.opened import DecoderView, InputBytes
 from tokenizer_jobs.decode.resample import ReferenceResampler, Resampler, SoxrResampler, resampled_length
 from tokenizer_jobs.errors import ConfigError, ItemError, RejectReason, TransientError
 from tokenizer_jobs.records import DecodedItem, Item, RejectedItem
+from tokenizer_jobs.source_config import FilesSource
 from tokenizer_jobs.sources import Source, make_source
 
 RECORDINGS = Path(__file__).parents[3] / "shared" / "audio"
@@ -279,7 +279,7 @@ def test_a_view_is_its_head_and_the_rest(content: bytes, head: bytes, skip: int,
 _ONE_HOUR = """
 import resource, sys, threading, time
 from pathlib import Path
-from tokenizer_jobs.config import FilesSource
+from tokenizer_jobs.source_config import FilesSource
 from tokenizer_jobs.decode import AudioTarget, decode_item
 from tokenizer_jobs.sources import make_source
 source = make_source(FilesSource(paths=(sys.argv[1],)))

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from tests.tokenizer_jobs.plugins import DeadlyClips
-from tokenizer_jobs.config import DemoSource, PluginSource
 from tokenizer_jobs.decode import AudioTarget, decode_items
 from tokenizer_jobs.errors import ConfigError, RejectReason, TransientError
 from tokenizer_jobs.isolation import decode_isolated
 from tokenizer_jobs.records import Decoded, DecodedItem, Item, RejectedItem
+from tokenizer_jobs.source_config import DemoSource, PluginSource
 from tokenizer_jobs.sources.demo import DemoClips
 
 TARGET = AudioTarget(sample_rate=24000, channels=1)
@@ -131,7 +131,7 @@ def test_the_terminal_cannot_interrupt_a_child() -> None:
 ORPHAN_SCRIPT = """
 import os
 from tests.tokenizer_jobs.test_isolation import RECORDS, TARGET
-from tokenizer_jobs.config import DemoSource
+from tokenizer_jobs.source_config import DemoSource
 from tokenizer_jobs.isolation import _DecodeChild
 child = _DecodeChild(DemoSource(), TARGET)
 child.decode(*RECORDS[0])

@@ -10,7 +10,7 @@ import soundfile
 
 from benchmarks import scale
 from tests.tokenizer_jobs.clips import speechlike
-from tokenizer_jobs.config import FilesSource
+from tokenizer_jobs.source_config import FilesSource
 from tokenizer_jobs.sources import HeaderFacts, files, make_source
 from tokenizer_jobs.sources.header import read_header
 from tokenizer_jobs.storage import Storage
@@ -27,7 +27,7 @@ import re, sys
 from pathlib import Path
 import benchmarks.listings
 from tokenizer_jobs import item_table
-from tokenizer_jobs.config import FilesSource
+from tokenizer_jobs.source_config import FilesSource
 from tokenizer_jobs.item_table import ItemTable
 from tokenizer_jobs.planning import PlanFacts, compare_with_known, known_items, plan_units, write_plan
 from tokenizer_jobs.sources import make_source

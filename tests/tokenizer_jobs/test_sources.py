@@ -7,18 +7,17 @@ from pathlib import Path
 
 import fsspec
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tokenizer_jobs.clips import encode, speechlike
-from tokenizer_jobs.config import DemoSource, FilesSource, PluginSource
 from tokenizer_jobs.decode import AudioTarget, decode_items
 from tokenizer_jobs.errors import ConfigError, ItemError, RejectReason
 from tokenizer_jobs.item_table import ItemTable
 from tokenizer_jobs.planning import PlanFacts, plan_units, read_units, write_plan
 from tokenizer_jobs.records import DecodedItem, Item
+from tokenizer_jobs.source_config import DemoSource, FilesSource, PluginSource
 from tokenizer_jobs.sources import Listing, make_source, probe
 from tokenizer_jobs.sources.files import id_from_path, path_from_id
 from tokenizer_jobs.storage import Storage
@@ -244,7 +243,6 @@ class OneClip:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.user_schema = pa.schema([])
 
     def list(self) -> Listing:
         return Listing(items=(Item(id=self.name, source_uri=self.name),), skipped={})

@@ -15,9 +15,9 @@ from tokenizer_jobs.codec_training.crops import CropRules, Crops
 from tokenizer_jobs.codec_training.decoding import decode_waveforms
 from tokenizer_jobs.codec_training.held_out import held_out_clips, split
 from tokenizer_jobs.codec_training.waveforms import Waveforms, open_waveforms
-from tokenizer_jobs.config import FilesSource
 from tokenizer_jobs.decode import decode_item
 from tokenizer_jobs.errors import ConfigError, IntegrityError
+from tokenizer_jobs.source_config import FilesSource
 
 RULES = CropRules(num_samples=400, gain_db=(-6.0, 0.0), min_rms_db=-60.0, mix_probabilities=(0.5, 0.5))
 

@@ -98,7 +98,8 @@ def override(config: JobConfig, overrides: Mapping[Flag, str | Sequence[str]], *
         place = content
         for section in sections:
             place = place.setdefault(section, {})
-        is_null = "null" in flag.values and isinstance(typed, str) and typed.lower() in NULLS
+        words = [typed] if isinstance(typed, str) else typed
+        is_null = "null" in flag.values and len(words) == 1 and words[0].lower() in NULLS
         place[key] = None if is_null else typed
     _check_source_flags(overrides, kind=str(content["selection"]["source"].get("kind")))
     return JobConfig.parse(content, origin=f"{origin} with {' '.join(as_words(overrides))}")
@@ -162,7 +163,7 @@ def _leaf(info: FieldInfo, path: tuple[str, ...], *, kinds: frozenset[str] = fro
         key=path,
         values=tuple(dict.fromkeys(_values(info.annotation))),
         help=text.strip(),
-        is_list=get_origin(_bare(info.annotation)) in (tuple, list),
+        is_list=any(get_origin(member) in (tuple, list) for member in _members(info.annotation)),
         kinds=kinds,
     )
 

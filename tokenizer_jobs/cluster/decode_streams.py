@@ -20,10 +20,10 @@ from ray.exceptions import RayError
 
 from tokenizer_jobs.cluster.decode_tasks import DecodedList, decode_share, plan_groups
 from tokenizer_jobs.cluster.faults import DecodeWorkerLostError, decode_fault
-from tokenizer_jobs.config import SourceConfig
 from tokenizer_jobs.decode import AudioTarget
 from tokenizer_jobs.errors import IntegrityError
 from tokenizer_jobs.records import Decoded, DecodedItem, WorkUnit
+from tokenizer_jobs.source_config import SourceConfig
 
 __all__ = ["DecodeFanOut", "Pace"]
 

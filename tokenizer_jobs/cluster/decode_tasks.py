@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from tokenizer_jobs.config import SourceConfig
 from tokenizer_jobs.decode import AudioTarget, decode_items
 from tokenizer_jobs.isolation import decode_isolated
 from tokenizer_jobs.records import Decoded, DecodedItem, Item
+from tokenizer_jobs.source_config import SourceConfig
 from tokenizer_jobs.sources import make_source
 
 __all__ = ["MAX_LIST_ITEMS", "MAX_LIST_SECONDS", "DecodedList", "Group", "decode_share", "plan_groups"]

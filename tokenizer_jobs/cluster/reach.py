@@ -9,8 +9,8 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tokenizer_jobs.cluster.placement import Node
-from tokenizer_jobs.config import FilesSource, SourceConfig
 from tokenizer_jobs.errors import ConfigError
+from tokenizer_jobs.source_config import FilesSource, SourceConfig
 from tokenizer_jobs.storage import Storage, local_path
 
 __all__ = ["absolute_paths", "check_nodes", "check_reach"]

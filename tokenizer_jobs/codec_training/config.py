@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from encodec_core import EncodecConfig
 from encodec_core.training.settings import TrainingSettings
 from tokenizer_jobs.codec_training.training_file import TrainingFile
-from tokenizer_jobs.config import SourceConfig
+from tokenizer_jobs.source_config import SourceConfig
 from tokenizer_jobs.yaml_files import Frozen
 
 __all__ = ["AudioSource", "TrainingAudio", "TrainingJob", "TrainingRuntime"]

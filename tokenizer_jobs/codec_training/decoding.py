@@ -27,11 +27,11 @@ from tokenizer_jobs.codec_training.waveforms import (
     Waveforms,
     open_waveforms,
 )
-from tokenizer_jobs.config import SourceConfig
 from tokenizer_jobs.decode import AudioTarget, decode_item
 from tokenizer_jobs.decode.opened import open_input
 from tokenizer_jobs.errors import ConfigError, ItemError
 from tokenizer_jobs.records import FULL_SCALE_INT16, Item
+from tokenizer_jobs.source_config import SourceConfig
 from tokenizer_jobs.sources import Source, make_source
 from tokenizer_jobs.wording import audio_text, count_text, counts_text
 

@@ -44,12 +44,24 @@ class AudioTarget:
     """Of the codec, in Hz."""
     channels: int
     """Of the codec: 1 or 2."""
-    channel_policy: Literal["auto", "mono", "stereo", "first", "left", "right"] = "auto"
+    channel_policy: Literal["auto", "mono", "stereo", "first", "left", "right", "each"] = "auto"
     """`recipe.audio.channels`."""
     resampler: Literal["soxr_hq", "reference"] = "soxr_hq"
     """`recipe.audio.resampler`."""
     on_truncated: Literal["reject", "keep"] = "reject"
     """`recipe.audio.on_truncated`."""
+    long_audio: Literal["exact", "restart"] = "exact"
+    """`recipe.audio.long_audio`."""
+    slice_samples: int | None = None
+    """Of one row, at the codec's rate and a multiple of its grain; None: one row per item or channel."""
+    streamed: bool = False
+    """Whether recordings too long to be held may come in stretches."""
+    min_sample_rate: int | None = None
+    """Lowest rate of a source in Hz; None: any."""
+    max_silent_fraction: float | None = None
+    """Largest share of silence, as decoded; None: any."""
+    max_clipped_fraction: float | None = None
+    """Largest share of clipped samples, as decoded; None: any."""
     min_seconds: float | None = None
     """Shortest duration, as decoded; None: any."""
     max_seconds: float | None = None
@@ -64,6 +76,12 @@ class AudioTarget:
             channel_policy=audio.channels,
             resampler=audio.resampler,
             on_truncated=audio.on_truncated,
+            long_audio=audio.long_audio,
+            slice_samples=_slice_samples(audio.slice_seconds, facts),
+            streamed=facts.streamed,
+            min_sample_rate=filters.min_sample_rate,
+            max_silent_fraction=filters.max_silent_fraction,
+            max_clipped_fraction=filters.max_clipped_fraction,
             min_seconds=filters.min_seconds,
             max_seconds=filters.max_seconds,
         )
@@ -73,6 +91,12 @@ class AudioTarget:
             raise ConfigError(f"a codec of {self.channels} channels is not supported; expected 1 or 2")
         if self.channel_policy == "stereo" and self.channels == 1:
             raise ConfigError("recipe.audio.channels = stereo needs a stereo codec; choose mono, first, left or right")
+
+
+def _slice_samples(seconds: float | None, facts: CodecFacts) -> int | None:
+    if seconds is None:
+        return None
+    return max(1, round(seconds * facts.sample_rate / facts.grain_samples)) * facts.grain_samples
 
 
 def decode_items(

@@ -8,9 +8,10 @@ from tokenizer_jobs.planning.stored import (
     list_generations,
     read_plan_summary,
     read_units,
+    read_user_schema,
     write_plan,
 )
-from tokenizer_jobs.planning.units import plan_units
+from tokenizer_jobs.planning.units import plan_units, read_together
 
 __all__ = [
     "Comparison",
@@ -23,6 +24,8 @@ __all__ = [
     "list_generations",
     "plan_units",
     "read_plan_summary",
+    "read_together",
     "read_units",
+    "read_user_schema",
     "write_plan",
 ]

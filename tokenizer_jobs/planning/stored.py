@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tokenizer_jobs.errors import IntegrityError, OutputBusyError
-from tokenizer_jobs.item_columns import StoredItems, item_schema, to_columns
+from tokenizer_jobs.item_columns import StoredItems, item_schema, to_columns, user_schema_of
 from tokenizer_jobs.parquet import open_parquet, read_row_groups
 from tokenizer_jobs.planning.comparison import KNOWN_COLUMNS, KnownItems
 from tokenizer_jobs.records import WorkUnit
@@ -30,6 +30,7 @@ __all__ = [
     "list_generations",
     "read_plan_summary",
     "read_units",
+    "read_user_schema",
     "write_plan",
 ]
 
@@ -156,6 +157,12 @@ def read_units(storage: Storage, generation: int) -> Iterator[WorkUnit]:
             raise IntegrityError(
                 f"{_parquet_path(generation)} holds {num_items} items, its summary says {summary.num_items}"
             )
+
+
+def read_user_schema(storage: Storage, generation: int) -> pa.Schema:
+    """Types of the user columns of a generation's items, without metadata; empty when they have none."""
+    with _open_plan(storage, read_plan_summary(storage, generation)) as parquet:
+        return user_schema_of(parquet.schema_arrow)
 
 
 def known_items(storage: Storage, generations: Iterable[int] | None = None) -> KnownItems:

@@ -10,7 +10,7 @@ from tokenizer_jobs.item_table import ItemTable
 from tokenizer_jobs.planning.comparison import refuse_duplicates
 from tokenizer_jobs.records import Item, WorkUnit
 
-__all__ = ["plan_units"]
+__all__ = ["plan_units", "read_together"]
 
 AUTO_UNITS = 1024
 SHORTEST_AUTO_UNIT_SECONDS = 2 * 60.0
@@ -22,8 +22,8 @@ LEAST_ITEM_SECONDS = 0.1
 def plan_units(items: ItemTable, *, generation: int, recipe_id: str, unit_minutes: float | str) -> Iterator[WorkUnit]:
     """Cut items into work units in plan order, each unit up to the target cost, each item once.
 
-    Items of one recording (equal uri, member and row) stay together, so that it is decoded once. A recording longer
-    than the target is a unit of its own. One unit is in memory at a time.
+    Items that are read at once stay together (`read_together`). A recording longer than the target is a unit of its
+    own. One unit is in memory at a time.
 
     Args:
         items: What to plan.
@@ -55,26 +55,42 @@ def _target_seconds(items: ItemTable, unit_minutes: float | str) -> float:
 def _cut(items: Iterable[Item], target_seconds: float) -> Iterator[tuple[Item, ...]]:
     unit: list[Item] = []
     seconds = 0.0
-    for _, group in groupby(items, key=_recording):
-        recording = tuple(group)
-        costs = [_cost(item.estimated_seconds) for item in recording]
+    for _, group in groupby(items, key=read_together):
+        together = tuple(group)
+        costs = [_cost(item.estimated_seconds) for item in together]
         if unit and seconds + math.fsum(costs) > target_seconds:
             yield tuple(unit)
             unit, seconds = [], 0.0
-        unit.extend(recording)
+        unit.extend(together)
         for cost in costs:
             seconds += cost
     if unit:
         yield tuple(unit)
 
 
-def _recording(item: Item) -> tuple[str, str, int]:
+def read_together(item: Item) -> tuple[str, str, int]:
+    """What neighbouring items share that are read at once: the part of an input, or the recording that they cut."""
+    if item.source_group is not None:
+        return item.source_uri, "", item.source_group
     return item.source_uri, item.source_member or "", item.source_row or 0
+
+
+def _cut_facts(item: Item) -> tuple[float | int | str | None, ...]:
+    facts = (item.start_seconds, item.duration_seconds, item.channel, item.duplicate_of)
+    return () if facts == (None, None, None, None) else facts
 
 
 def _unit_id(items: Iterable[Item], *, recipe_id: str) -> str:
     contents = [
-        [item.id, item.source_uri, item.source_member, item.source_row, item.source_size, item.source_etag]
+        [
+            item.id,
+            item.source_uri,
+            item.source_member,
+            item.source_row,
+            item.source_size,
+            item.source_etag,
+            *_cut_facts(item),
+        ]
         for item in items
     ]
     canonical = json.dumps([recipe_id, contents], ensure_ascii=True, separators=(",", ":"))

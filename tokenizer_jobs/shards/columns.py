@@ -31,6 +31,7 @@ def row_batch(rows: Sequence[TokenizedItem], *, schema: pa.Schema) -> pa.RecordB
     codes = [_checked_codes(row) for row in rows]
     facts = [row.facts for row in rows]
     columns |= {
+        "id": [row.row_id for row in rows],
         "codes": _codes_column(codes),
         "num_frames": [array.shape[1] for array in codes],
         "num_codebooks": [array.shape[0] for array in codes],
@@ -39,9 +40,9 @@ def row_batch(rows: Sequence[TokenizedItem], *, schema: pa.Schema) -> pa.RecordB
         "num_samples": [fact.num_samples for fact in facts],
         "sample_rate": [fact.sample_rate for fact in facts],
         "duration_seconds": [fact.duration_seconds for fact in facts],
-        "slice_index": [0] * len(rows),
-        "slice_count": [1] * len(rows),
-        "start_sample": [0] * len(rows),
+        "slice_index": [row.place.slice_index for row in rows],
+        "slice_count": [row.slice_count for row in rows],
+        "start_sample": [row.place.start_sample for row in rows],
         "source_sample_rate": [fact.source_sample_rate for fact in facts],
         "source_channels": [fact.source_channels for fact in facts],
         "source_format": [fact.source_format for fact in facts],

@@ -66,6 +66,8 @@ class StagedShard:
     file: StagedFile | None
     """None: no rows, so no file."""
     row_ids: tuple[str, ...]
+    item_ids: tuple[str, ...]
+    """Items that have a row, each once."""
     digest: str
     num_frames: int
     audio_seconds: float
@@ -115,6 +117,7 @@ class ShardWriter:
         self._waiting: list[TokenizedItem] = []
         self._waiting_codes = 0
         self._row_ids: list[str] = []
+        self._item_ids: dict[str, None] = {}
         self._digest = Digest()
         self._num_frames = 0
         self._durations: list[float] = []
@@ -149,6 +152,7 @@ class ShardWriter:
         return StagedShard(
             file=self._file.close(num_rows=len(self._row_ids)),
             row_ids=tuple(self._row_ids),
+            item_ids=tuple(self._item_ids),
             digest=self._digest.hex,
             num_frames=self._num_frames,
             audio_seconds=fsum(self._durations),
@@ -162,8 +166,9 @@ class ShardWriter:
         batch = row_batch(rows, schema=self._schema)
         self._file.write(batch)
         for row, codes_sha256 in zip(rows, batch.column("codes_sha256").to_pylist(), strict=True):
-            self._row_ids.append(row.item.id)
-            self._digest.add_row(row.item.id, codes_sha256=codes_sha256, recipe_id=self._recipe_id)
+            self._row_ids.append(row.row_id)
+            self._item_ids[row.item.id] = None
+            self._digest.add_row(row.row_id, codes_sha256=codes_sha256, recipe_id=self._recipe_id)
             self._num_frames += row.encoded.codes.shape[1]
             self._durations.append(row.facts.duration_seconds)
 

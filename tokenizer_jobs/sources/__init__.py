@@ -1,6 +1,7 @@
 """Where items come from. `make_source` builds a source from its configuration, here and in every worker."""
 
-from tokenizer_jobs.config import DemoSource, FilesSource, SourceConfig
+from tokenizer_jobs.errors import ConfigError
+from tokenizer_jobs.source_config import DemoSource, FilesSource, PluginSource, SourceConfig
 from tokenizer_jobs.sources.demo import DemoClips
 from tokenizer_jobs.sources.files import AudioFiles
 from tokenizer_jobs.sources.header import HeaderFacts, probe
@@ -20,6 +21,8 @@ def make_source(config: SourceConfig) -> Source:
             return AudioFiles(config)
         case DemoSource():
             return DemoClips()
-        case _:
+        case PluginSource():
             source: Source = config.load()
             return source
+        case _:
+            raise ConfigError(f"selection.source.kind = {config.kind!r} cannot be read yet")

@@ -12,7 +12,6 @@ from typing import IO
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import soundfile
 
 from tokenizer_jobs.errors import ItemError, RejectReason, Stage
@@ -87,9 +86,6 @@ _CLIPS = (
 
 class DemoClips:
     """The source of kind `demo`."""
-
-    def __init__(self) -> None:
-        self.user_schema = pa.schema([])
 
     def list(self) -> Listing:
         """List every clip."""

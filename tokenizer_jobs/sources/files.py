@@ -25,11 +25,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tokenizer_jobs.config import FilesSource
 from tokenizer_jobs.errors import ConfigError, ItemError, RejectReason, Stage
 from tokenizer_jobs.item_columns import item_schema
 from tokenizer_jobs.item_table import BATCH_ITEMS, ItemTable
 from tokenizer_jobs.records import Item
+from tokenizer_jobs.source_config import FilesSource
 from tokenizer_jobs.sources.header import AUDIO_EXTENSIONS, HeaderFacts, estimate_seconds, read_header
 from tokenizer_jobs.sources.listing import Listing
 from tokenizer_jobs.storage import (
@@ -62,7 +62,6 @@ class AudioFiles:
 
     def __init__(self, config: FilesSource) -> None:
         self.config = config
-        self.user_schema = pa.schema([])
 
     def list(self) -> Listing:
         """List every audio file under every path; see `Source.list`."""
@@ -188,10 +187,12 @@ def _in_batches(rows: Iterator[_Row]) -> Iterator[pa.RecordBatch]:
     """Rows as batches of items whose duration is not known yet."""
     schema = item_schema()
     while some := list(islice(rows, BATCH_ITEMS)):
-        ids, uris, sizes, etags = zip(*some, strict=True)
-        empty, zeros = [None] * len(some), [0.0] * len(some)
-        columns = (ids, uris, empty, empty, sizes, etags, zeros)
-        arrays = [pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)]
+        columns = dict(zip(("id", "source_uri", "source_size", "source_etag"), zip(*some, strict=True), strict=True))
+        columns["estimated_seconds"] = (0.0,) * len(some)
+        arrays = [
+            pa.array(columns[field.name], type=field.type) if field.name in columns else pa.nulls(len(some), field.type)
+            for field in schema
+        ]
         yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 

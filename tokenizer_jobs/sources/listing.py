@@ -1,7 +1,7 @@
 """What every source offers: a listing of its items, and the bytes of each."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Protocol
 
 import pyarrow as pa
@@ -19,13 +19,16 @@ class Listing:
     """In any order: planning sorts. A tuple, or an `ItemTable` where there may be millions."""
     skipped: Mapping[str, int]
     """What is no item, counted by kind: fifos, folders named like audio, other files."""
+    user_schema: pa.Schema = field(default_factory=lambda: pa.schema([]))
+    """Types of the columns that the items pass through; empty when there are none."""
 
 
 class Source(Protocol):
-    """Where items come from. Built anew in every worker from its configuration, so it opens nothing when built."""
+    """Where items come from. Built anew in every worker from its configuration, so it opens nothing when built.
 
-    user_schema: pa.Schema
-    """Types of the columns that items pass through; empty when there are none."""
+    A worker opens its items in plan order, so a source may keep a container open from one item to the next. Threads may
+    share a source.
+    """
 
     def list(self) -> Listing:
         """List every item.
