@@ -40,6 +40,9 @@ class Usage:
     cpu_seconds: float
     """Of all its processes, user and system."""
     peak_bytes: int
+    """That all its processes held together."""
+    largest_process_bytes: int
+    """That one of its processes held, at most."""
     neighbour_cores: float
     """Cores that other work on the machine took meanwhile, on average: wall times are worth little where it is high."""
     timeline: tuple[tuple[float, float], ...]
@@ -77,11 +80,12 @@ def run_in_tree(command: Sequence[str], *, environment: Mapping[str, str], log: 
     started_at, start = time.time(), time.monotonic()
     seen: dict[tuple[int, int], float] = {}
     timeline: list[tuple[float, float]] = []
-    peak = 0
+    peak = largest = 0
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=dict(environment), stdout=output, stderr=output)
     while process.poll() is None:
-        peak = max(peak, _sample(seen))
+        sizes = _sample(seen)
+        peak, largest = max(peak, sum(sizes)), max(largest, *sizes, 0)
         timeline.append((time.monotonic() - start, sum(seen.values())))
         with suppress(subprocess.TimeoutExpired):
             process.wait(SAMPLE_SECONDS)
@@ -95,18 +99,19 @@ def run_in_tree(command: Sequence[str], *, environment: Mapping[str, str], log: 
         wall_seconds=wall,
         cpu_seconds=cpu,
         peak_bytes=peak,
+        largest_process_bytes=largest,
         neighbour_cores=max(0.0, busy - cpu) / wall,
         timeline=tuple(timeline),
     )
 
 
-def _sample(seen: dict[tuple[int, int], float]) -> int:
-    """Take note of every descendant's CPU time and return the bytes that they hold together."""
-    size = 0
+def _sample(seen: dict[tuple[int, int], float]) -> list[int]:
+    """Take note of every descendant's CPU time and return the bytes that each holds."""
+    sizes = []
     for process in _descendants():
         seen[process.pid, process.started] = process.cpu_seconds
-        size += _proportional_bytes(process.pid)
-    return size
+        sizes.append(_proportional_bytes(process.pid))
+    return sizes
 
 
 def _end_orphans(seen: dict[tuple[int, int], float]) -> None:
