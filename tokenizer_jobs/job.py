@@ -43,10 +43,9 @@ from tokenizer_jobs.planning import (
 from tokenizer_jobs.recipe import CodecFacts, ResolvedRecipe, file_metadata, store_recipe
 from tokenizer_jobs.results import Progress, RunResult, summary_fields
 from tokenizer_jobs.schema import row_schema
-from tokenizer_jobs.source_config import FilesSource
-from tokenizer_jobs.sources import make_source
+from tokenizer_jobs.sources import make_source, public_source
 from tokenizer_jobs.stopping import StopRequest, stop_on_signals
-from tokenizer_jobs.storage import Storage, is_url, public_uri
+from tokenizer_jobs.storage import Storage
 
 __all__ = ["Report", "run"]
 
@@ -360,10 +359,7 @@ class _Tally:
 
 def _public_selection(selection: Selection) -> dict[str, Any]:
     """The selection as the plan keeps it: without the query strings and passwords of URLs."""
-    content = selection.model_dump(mode="json")
-    if isinstance(selection.source, FilesSource):
-        content["source"]["paths"] = [public_uri(path) if is_url(path) else path for path in selection.source.paths]
-    return content
+    return selection.model_dump(mode="json") | {"source": public_source(selection.source)}
 
 
 def _codec_line(facts: CodecFacts) -> str:

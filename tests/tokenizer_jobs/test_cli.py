@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -204,7 +205,7 @@ class TestOverrides:
             if flag.key[1:2] == ("source",):
                 continue
             if flag.is_list:
-                config = override(JobConfig.load(job_file), {flag: ["two", "words"]}, origin="job.yaml")
+                config: Any = override(JobConfig.load(job_file), {flag: ["two", "words"]}, origin="job.yaml")
                 assert reduce(getattr, flag.key, config) == ("two", "words")
                 continue
             with pytest.raises(ConfigError, match=r"\.".join(flag.key)):

@@ -10,7 +10,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tokenizer_jobs.cluster.placement import Node
 from tokenizer_jobs.errors import ConfigError
-from tokenizer_jobs.source_config import FilesSource, SourceConfig
+from tokenizer_jobs.source_config import SourceConfig
+from tokenizer_jobs.sources import local_locations
 from tokenizer_jobs.storage import Storage, local_path
 
 __all__ = ["absolute_paths", "check_nodes", "check_reach"]
@@ -21,10 +22,7 @@ _EVIDENCE = "recipe.json"
 
 def absolute_paths(source: SourceConfig) -> tuple[str, ...]:
     """The local files and folders that a source names, without their globs."""
-    if not isinstance(source, FilesSource):
-        return ()
-    local = [path for path in map(local_path, source.paths) if path is not None]
-    return tuple(str(_without_glob(path.expanduser().absolute())) for path in local)
+    return tuple(str(_without_glob(Path(path).expanduser().absolute())) for path in local_locations(source))
 
 
 def check_reach(output: str, *, paths: Sequence[str]) -> None:

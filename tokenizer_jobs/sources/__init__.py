@@ -6,8 +6,18 @@ from tokenizer_jobs.sources.demo import DemoClips
 from tokenizer_jobs.sources.files import AudioFiles
 from tokenizer_jobs.sources.header import HeaderFacts, probe
 from tokenizer_jobs.sources.listing import Listing, Source
+from tokenizer_jobs.sources.locations import lives_in_memory, local_locations, public_source
 
-__all__ = ["HeaderFacts", "Listing", "Source", "make_source", "probe"]
+__all__ = [
+    "HeaderFacts",
+    "Listing",
+    "Source",
+    "lives_in_memory",
+    "local_locations",
+    "make_source",
+    "probe",
+    "public_source",
+]
 
 
 def make_source(config: SourceConfig) -> Source:
