@@ -7,6 +7,7 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--gpu", action="store_true", help="this machine has a GPU: what wants one fails without it")
+    parser.addoption("--long", action="store_true", help="also run what takes minutes: many more broken files")
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +20,13 @@ def gpu(request: pytest.FixtureRequest) -> Any:
     if request.config.getoption("--gpu"):
         pytest.fail(f"--gpu says that there is a GPU, and torch {torch.__version__} sees none")
     pytest.skip("there is no GPU; on a machine with one: python -m pytest --gpu tests/encodec_core/test_gpu.py")
+
+
+@pytest.fixture(scope="session")
+def long(request: pytest.FixtureRequest) -> None:
+    """Skips a test that takes minutes, unless the run asks for those."""
+    if not request.config.getoption("--long"):
+        pytest.skip("takes minutes; python -m pytest --long runs it")
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ class Totals:
 
     units: int
     items: int
-    """Planned items of these units: rows + rejects."""
+    """Planned items of these units: those with rows + rejects."""
     rows: int
     rejects: int
     """Filtered items are among them."""

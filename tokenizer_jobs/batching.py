@@ -1,4 +1,4 @@
-"""Group decoded items into batches, in plan order: a pure function of the items, never of their arrival."""
+"""Group decoded rows into batches, in plan order: a pure function of the rows, never of their arrival."""
 
 from collections.abc import Iterable, Iterator
 
@@ -9,25 +9,27 @@ from tokenizer_jobs.records import Batch, Decoded, DecodedItem, DecodedStretch, 
 __all__ = ["ENOUGH_ITEMS", "MAX_BATCH_ITEMS", "MAX_LONG_BATCH_BYTES", "form_batches"]
 
 MAX_BATCH_ITEMS = 256
-"""Items in a batch, at most: bounds the rows in flight when clips are tiny."""
+"""Rows in a batch, at most: bounds the rows in flight when clips are tiny."""
 ENOUGH_ITEMS = 16
-"""Long items share a batch until there are so many: from there on an LSTM takes no less time per item. On a CPU a lone
-item of the 24 kHz codec takes a seventh longer than one of four."""
+"""Long rows share a batch until there are so many: from there on an LSTM takes no less time per row. On a CPU a lone
+one of the 24 kHz codec takes a seventh longer than one among four."""
 MAX_LONG_BATCH_BYTES = 256 << 20
-"""Waveforms, as float32, that long items may bring into one batch: 47 minutes of mono at 24 kHz."""
+"""Waveforms, as float32, that long rows may bring into one batch: 47 minutes of mono at 24 kHz."""
 
 
 def form_batches(
     decoded: Iterable[Decoded], *, batch_seconds: float
 ) -> Iterator[Batch | DecodedStretch | RejectedItem]:
-    """Group items until a batch holds `batch_seconds` of audio; rejects pass through at once, stretches in their place.
+    """Group rows that are encoded whole until a batch holds `batch_seconds` of audio.
 
-    Fewer than 16 items may be more audio than that, up to 256 MiB. An item longer than both budgets is a batch of its
-    own, so that an item is never split.
+    A batch may hold rows of several items, and several rows of one. Fewer than 16 rows may be more audio than that, up
+    to 256 MiB; a row longer than both budgets is a batch of its own, so that no row is split. Rejects pass through at
+    once, even before rows of the same item that wait: those are void, and keep their place in the batch. Stretches of
+    recordings too long to be held come in their place, after what waited.
 
     Args:
-        decoded: Items and rejects in plan order.
-        batch_seconds: Audio in a batch of many items, at most.
+        decoded: In plan order.
+        batch_seconds: Audio in a batch of many rows, at most.
     """
     waiting: list[DecodedItem] = []
     seconds, size_bytes = 0.0, 0

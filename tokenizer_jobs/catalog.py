@@ -17,12 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tokenizer_jobs.accounting import total
+from tokenizer_jobs.accounting import Totals, total
 from tokenizer_jobs.commits import Commit, read_commits
 from tokenizer_jobs.errors import ConfigError, IntegrityError
 from tokenizer_jobs.liveness import Owner
 from tokenizer_jobs.parquet import open_parquet
 from tokenizer_jobs.planning import list_generations, read_plan_summary
+from tokenizer_jobs.receipts import Receipts, read_receipts, receipt_path
 from tokenizer_jobs.recipe import FORMAT_VERSION, METADATA_KEY
 from tokenizer_jobs.shards import CODES_FOLDER, REJECTS_FOLDER
 from tokenizer_jobs.storage import STAGING_FOLDER, Storage, StoredFile, staged_by_the_dead
@@ -33,9 +34,11 @@ __all__ = [
     "SnapshotFacts",
     "SnapshotShard",
     "Swept",
+    "compared_sums",
     "newest_snapshot",
     "publish_snapshot",
     "read_snapshot",
+    "retired_by",
     "snapshot_numbers",
     "snapshot_path",
     "sweep_orphans",
@@ -70,7 +73,7 @@ class SnapshotShard:
     generation: int
     rows: int
     items: int
-    """Planned items of its unit: rows + rejects."""
+    """Planned items of its unit: those with rows + rejects."""
     frames: int
     hours: float
     size_bytes: int
@@ -91,7 +94,7 @@ class SnapshotFacts(BaseModel):
     """Plans whose committed units are in it."""
     units: int
     items: int
-    """Items of committed units: rows + rejects."""
+    """Items of committed units: those with rows + rejects."""
     rows: int
     rejects: int
     """Filtered items are among them."""
@@ -104,6 +107,10 @@ class SnapshotFacts(BaseModel):
     """Of shards."""
     digest: str
     """Over all rows."""
+    receipts: int = Field(default=0, ge=0)
+    """Number of the newest receipt that it takes account of; 0: none."""
+    dropped: int = Field(default=0, ge=0)
+    """Items that were taken out on purpose; they are not counted among `items`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +135,9 @@ class Swept:
     staged: int = 0
 
 
-def publish_snapshot(storage: Storage, *, recipe_id: str, commits: Iterable[Commit] | None = None) -> Snapshot:
+def publish_snapshot(
+    storage: Storage, *, recipe_id: str, commits: Iterable[Commit] | None = None, receipts: Receipts | None = None
+) -> Snapshot:
     """List every committed shard as the next snapshot, or return the newest one when nothing changed since.
 
     Crash points: the file appears whole or not at all; without it the previous snapshot is the newest, and the next
@@ -137,14 +146,16 @@ def publish_snapshot(storage: Storage, *, recipe_id: str, commits: Iterable[Comm
     Args:
         storage: The output.
         recipe_id: Of the output.
-        commits: All of them, as a run knows them; None reads them.
+        commits: All that count, as a run knows them; None reads them.
+        receipts: That the commits take account of; None reads them.
 
     Raises:
         IntegrityError: a commit is unreadable or has another recipe id.
     """
+    receipts = read_receipts(storage) if receipts is None else receipts
     if commits is None:
-        commits = _live_commits(storage, list_generations(storage))
-    content = _gather(commits, recipe_id=recipe_id)
+        commits = _read_all(storage, list_generations(storage), receipts=receipts)
+    content = _gather(commits, recipe_id=recipe_id, receipts=receipts)
     while True:
         newest = newest_snapshot(storage)
         snapshot = _numbered(content, 1 if newest is None else newest.number + 1)
@@ -174,12 +185,14 @@ def newest_snapshot(storage: Storage) -> Snapshot | None:
 def read_snapshot(storage: Storage, number: int | None = None) -> Snapshot:
     """Open a snapshot.
 
+    The newest can always be read: files that a receipt took out stay until a newer snapshot is there.
+
     Args:
         storage: The output.
         number: Which one; None is the newest.
 
     Raises:
-        ConfigError: there is no such snapshot.
+        ConfigError: there is no such snapshot, or a receipt took out files that it lists.
         IntegrityError: it is damaged.
     """
     if number is None:
@@ -187,11 +200,30 @@ def read_snapshot(storage: Storage, number: int | None = None) -> Snapshot:
         if newest is None:
             raise ConfigError(f"output {storage.name!r} has no snapshot yet; `run` publishes one when it is done")
         return newest
+    numbers = snapshot_numbers(storage)
     try:
-        return _read(storage, number)
+        snapshot = _read(storage, number)
     except FileNotFoundError as error:
-        numbers = ", ".join(map(str, snapshot_numbers(storage))) or "none"
-        raise ConfigError(f"snapshot {number} is not in output {storage.name!r}; choose one of: {numbers}") from error
+        choice = ", ".join(map(str, numbers)) or "none"
+        raise ConfigError(f"snapshot {number} is not in output {storage.name!r}; choose one of: {choice}") from error
+    receipt = retired_by(snapshot, read_receipts(storage)) if number != numbers[-1] else None
+    if receipt is not None:
+        raise ConfigError(
+            f"snapshot {number} of output {storage.name!r} is retired: {receipt_path(receipt)} says which of its "
+            f"shards were rewritten, and why; the newest is snapshot {numbers[-1]}"
+        )
+    return snapshot
+
+
+def retired_by(snapshot: Snapshot, receipts: Receipts) -> int | None:
+    """Number of the first receipt that took out a shard which a snapshot lists; None: all of its shards are live."""
+    removed = receipts.removed_paths()
+    return min((removed[shard.path] for shard in snapshot.shards if shard.path in removed), default=None)
+
+
+def compared_sums(totals: Totals | SnapshotFacts) -> tuple[int | str, ...]:
+    """The sums in which a snapshot and its commits must agree."""
+    return totals.items, totals.rows, totals.rejects, totals.filtered, totals.frames, totals.bytes, totals.digest
 
 
 def sweep_orphans(storage: Storage, *, commits: Iterable[Commit] | None = None) -> Swept:
@@ -204,18 +236,20 @@ def sweep_orphans(storage: Storage, *, commits: Iterable[Commit] | None = None) 
 
     Args:
         storage: The output.
-        commits: All of them, as a run knows them that has no open units; None reads them.
+        commits: All of them, also those that do not count yet, as a run knows them that has no open units; None reads
+            them.
     """
     before = time.time() - STAGING_SECONDS
     files = [*storage.list(CODES_FOLDER), *storage.list(REJECTS_FOLDER)]
     # Commits are read after the listing: what is committed in between is then named, never an orphan. Generations
     # are taken from the files' names too, so that a lost plan does not make orphans of its shards.
-    planned = list_generations(storage)
+    planned, receipts = list_generations(storage), read_receipts(storage)
     if commits is None:
-        commits = _live_commits(storage, {*planned, *map(_generation_of, files)})
+        generations = {*planned, *map(_generation_of, files)}
+        commits = _read_all(storage, generations, receipts=receipts, with_pending=True)
     else:
         unknown = {*map(_generation_of, files)}.difference(planned)
-        commits = chain(commits, _live_commits(storage, unknown))
+        commits = chain(commits, _read_all(storage, unknown, receipts=receipts, with_pending=True))
     named_units, named_paths, num_committed = set[str](), set[str](), Counter[int]()
     for commit in commits:
         named_units.add(commit.unit_id)
@@ -259,12 +293,14 @@ def _unit_of(file: StoredFile) -> str:
     return found[2] if found else ""
 
 
-def _live_commits(storage: Storage, generations: Iterable[int]) -> Iterator[Commit]:
+def _read_all(
+    storage: Storage, generations: Iterable[int], *, receipts: Receipts, with_pending: bool = False
+) -> Iterator[Commit]:
     for generation in sorted(set(generations)):
-        yield from read_commits(storage, generation)
+        yield from read_commits(storage, generation, receipts=receipts, with_pending=with_pending)
 
 
-def _gather(commits: Iterable[Commit], *, recipe_id: str) -> Snapshot:
+def _gather(commits: Iterable[Commit], *, recipe_id: str, receipts: Receipts) -> Snapshot:
     """The snapshot of commits, not numbered yet, by one pass over them."""
     shards = list[tuple[int, int, SnapshotShard]]()
     generations = set[int]()
@@ -296,6 +332,8 @@ def _gather(commits: Iterable[Commit], *, recipe_id: str) -> Snapshot:
         hours=totals.hours,
         bytes=totals.bytes,
         digest=totals.digest,
+        receipts=receipts.newest,
+        dropped=receipts.num_dropped,
     )
     shards.sort(key=lambda entry: entry[:2])
     return Snapshot(facts=facts, shards=tuple(shard for _, _, shard in shards))

@@ -8,17 +8,23 @@ bytes it hashed. An attempt that finds other bytes under its name publishes unde
 """
 
 import hashlib
-import json
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
 from tokenizer_jobs.commit_index import read_records
+from tokenizer_jobs.commit_records import (
+    Commit,
+    CommittedFile,
+    commit_folder,
+    commit_path,
+    ids_sha256,
+    parse_commit,
+)
 from tokenizer_jobs.errors import IntegrityError
+from tokenizer_jobs.receipts import Receipts, read_receipts
 from tokenizer_jobs.records import ShardFile, WorkUnit
 from tokenizer_jobs.shards import StagedFile, StagedRejects, StagedShard, read_batches
 from tokenizer_jobs.storage import Storage
@@ -33,66 +39,11 @@ __all__ = [
     "commit_path",
     "committed_unit_ids",
     "parse_commit",
+    "publish_by_hash",
     "publish_unit",
     "read_commit",
     "read_commits",
 ]
-
-COMMITS_FOLDER = "_commits"
-
-
-class _Stored(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-
-
-class CommittedFile(_Stored):
-    """One file that a commit names."""
-
-    path: str
-    """Relative to the output."""
-    rows: int = Field(ge=1)
-    size_bytes: int = Field(ge=1)
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
-
-
-class Commit(_Stored):
-    """One unit, done."""
-
-    unit_id: str
-    generation: int = Field(ge=1)
-    index: int = Field(ge=0)
-    """Place of the unit in its plan."""
-    recipe_id: str
-    files: tuple[CommittedFile, ...]
-    """The shard and the rejects; what has no rows has no file."""
-    num_items: int = Field(ge=0)
-    """Items with at least one row + rejects."""
-    num_rows: int = Field(ge=0)
-    num_rejects: int = Field(ge=0)
-    """Filtered items are among them."""
-    num_filtered: int = Field(ge=0)
-    rejects_by_reason: dict[str, int]
-    num_frames: int = Field(ge=0)
-    audio_seconds: float = Field(ge=0)
-    digest: str = Field(pattern="^[0-9a-f]{64}$")
-    row_ids_sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    """Over the rows' ids in order; with the counts it says whether two attempts agree on what has rows."""
-    attempt: int = Field(ge=1)
-    device: str
-    host: str
-    started_at: datetime
-    finished_at: datetime
-    stage_seconds: dict[str, float]
-
-    @property
-    def shards(self) -> tuple[CommittedFile, ...]:
-        """The files that hold rows."""
-        return tuple(file for file in self.files if file.path.startswith("codes/"))
-
-    @property
-    def rejects(self) -> tuple[CommittedFile, ...]:
-        """The files that hold rejects."""
-        return tuple(file for file in self.files if file.path.startswith("rejects/"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +87,7 @@ def publish_unit(
     shard: StagedShard,
     rejects: StagedRejects,
     attempt: Attempt,
+    takes_over: bool = False,
 ) -> Published:
     """Publish the staged files of a unit and then its commit; the first commit of a unit wins.
 
@@ -144,6 +96,15 @@ def publish_unit(
         2. after the shard or the rejects: files that no commit names, which no reader opens. The next attempt keeps
            them where its bytes are equal, else it takes another name and they are swept;
         3. after the commit: the unit, whole.
+
+    Args:
+        storage: The output.
+        unit: What was planned.
+        recipe_id: Of the output.
+        shard: Its rows.
+        rejects: Its rejects.
+        attempt: What only the commit says.
+        takes_over: Whether earlier units have these items too, so that the commit counts only once they are out there.
 
     Raises:
         IntegrityError: rows and rejects are not the planned items; or an earlier commit of the unit has other ids
@@ -162,7 +123,15 @@ def publish_unit(
             if standing is not None:
                 return _lost(storage, standing, files=files, shard=shard, rejects=rejects)
             files.append(_publish_beside(storage, file))
-        commit = _build_commit(unit, recipe_id=recipe_id, files=files, shard=shard, rejects=rejects, attempt=attempt)
+        commit = _build_commit(
+            unit,
+            recipe_id=recipe_id,
+            files=files,
+            shard=shard,
+            rejects=rejects,
+            attempt=attempt,
+            takes_over=takes_over,
+        )
         path = commit_path(unit.generation, unit.unit_id)
         if storage.put_if_absent(path, commit.model_dump_json(indent=2).encode()):
             return Published(outcome=Outcome.PUBLISHED, commit=commit)
@@ -173,66 +142,52 @@ def publish_unit(
             file.staged.unlink(missing_ok=True)
 
 
-def commit_folder(generation: int) -> str:
-    """Where the commits of a generation are."""
-    return f"{COMMITS_FOLDER}/{generation:06d}"
-
-
-def commit_path(generation: int, unit_id: str) -> str:
-    """Where the commit of a unit is."""
-    return f"{commit_folder(generation)}/{unit_id}.json"
-
-
 def committed_unit_ids(storage: Storage, generation: int) -> frozenset[str]:
     """Ids of a generation's committed units, by one listing."""
     files = storage.list(commit_folder(generation))
     return frozenset(_unit_id(file.path) for file in files if file.path.endswith(".json"))
 
 
-def read_commit(storage: Storage, *, generation: int, unit_id: str) -> Commit | None:
+def read_commit(storage: Storage, *, generation: int, unit_id: str, receipts: Receipts | None = None) -> Commit | None:
     """Read the commit of a unit; None when it has none.
 
+    Args:
+        storage: The output.
+        generation: Of the unit.
+        unit_id: Which one.
+        receipts: The commit is given as they have left it; None: as it was published.
+
     Raises:
-        IntegrityError: it is unreadable.
+        IntegrityError: it is unreadable, or not the one that a receipt was written for.
     """
     path = commit_path(generation, unit_id)
     try:
         content = storage.read_bytes(path)
     except FileNotFoundError:
         return None
-    return parse_commit(content, path=path)
+    commit = parse_commit(content, path=path)
+    return commit if receipts is None else receipts.effective(commit)
 
 
-def read_commits(storage: Storage, generation: int) -> Iterator[Commit]:
-    """Read a generation's commits, in the order of unit ids.
+def read_commits(
+    storage: Storage, generation: int, *, receipts: Receipts | None = None, with_pending: bool = False
+) -> Iterator[Commit]:
+    """Read a generation's commits as receipts have left them, in the order of unit ids.
+
+    Args:
+        storage: The output.
+        generation: Which one.
+        receipts: Of the output, where they are at hand; None reads them.
+        with_pending: Whether commits come too that do not count yet, since their items still are in earlier units.
 
     Raises:
-        IntegrityError: one is unreadable.
+        IntegrityError: one is unreadable, or not the one that a receipt was written for.
     """
+    receipts = read_receipts(storage) if receipts is None else receipts
     for path, content in read_records(storage, commit_folder(generation)):
-        yield parse_commit(content, path=path)
-
-
-def parse_commit(content: bytes, *, path: str) -> Commit:
-    """Understand a commit record.
-
-    Raises:
-        IntegrityError: it is none, or not the one of its path.
-    """
-    try:
-        commit = Commit.model_validate_json(content)
-    except ValidationError as error:
-        detail = error.errors()[0]
-        raise IntegrityError(
-            f"{path} is not a commit record ({'.'.join(map(str, detail['loc']))}: {detail['msg']}); "
-            "restore it from a copy, or delete it and run again"
-        ) from error
-    if commit_path(commit.generation, commit.unit_id) != path:
-        raise IntegrityError(
-            f"{path} is the commit of unit {commit.unit_id} of generation {commit.generation}: it was moved; "
-            "put it back, or delete it and run again"
-        )
-    return commit
+        commit = receipts.effective(parse_commit(content, path=path))
+        if with_pending or receipts.is_live(commit):
+            yield commit
 
 
 def _unit_id(path: str) -> str:
@@ -256,6 +211,7 @@ def _build_commit(
     shard: StagedShard,
     rejects: StagedRejects,
     attempt: Attempt,
+    takes_over: bool,
 ) -> Commit:
     return Commit(
         unit_id=unit.unit_id,
@@ -274,7 +230,8 @@ def _build_commit(
         num_frames=shard.num_frames,
         audio_seconds=shard.audio_seconds,
         digest=shard.digest,
-        row_ids_sha256=_ids_sha256(shard.row_ids),
+        row_ids_sha256=ids_sha256(shard.row_ids),
+        supersedes=tuple(item.id for item in unit.items) if takes_over else (),
         attempt=attempt.number,
         device=attempt.device,
         host=socket.gethostname(),
@@ -292,10 +249,22 @@ def _publish_beside(storage: Storage, file: StagedFile) -> ShardFile:
     if _sha256(storage, target.path) == target.sha256:
         return target
     stem, _, suffix = target.path.rpartition(".")
-    path = f"{stem}-{target.sha256[:8]}.{suffix}"
-    if not storage.publish_if_absent(file.staged, path) and _sha256(storage, path) != target.sha256:
-        raise IntegrityError(f"{path} is named by its hash and holds other bytes; delete it and run again")
-    return ShardFile(path=path, rows=target.rows, size_bytes=target.size_bytes, sha256=target.sha256)
+    return publish_by_hash(storage, replace(file, target=replace(target, path=f"{stem}-{target.sha256[:8]}.{suffix}")))
+
+
+def publish_by_hash(storage: Storage, file: StagedFile) -> ShardFile:
+    """Publish a file whose name holds its own hash; where one is there already, it has the same bytes.
+
+    Crash points: before the publication nothing, after it a file that no commit and no receipt names, which the next
+    sweep takes unless one comes to name it.
+
+    Raises:
+        IntegrityError: the file that is there has other bytes.
+    """
+    target = file.target
+    if not storage.publish_if_absent(file.staged, target.path) and _sha256(storage, target.path) != target.sha256:
+        raise IntegrityError(f"{target.path} is named by its hash and holds other bytes; delete it and run again")
+    return target
 
 
 def _lost(
@@ -323,7 +292,7 @@ def _compare(
     published: str | None = None,
 ) -> Published:
     counts = (len(shard.row_ids), len(rejects.item_ids))
-    if counts != (standing.num_rows, standing.num_rejects) or _ids_sha256(shard.row_ids) != standing.row_ids_sha256:
+    if counts != (standing.num_rows, standing.num_rejects) or ids_sha256(shard.row_ids) != standing.row_ids_sha256:
         raise IntegrityError(
             f"unit {standing.unit_id} is committed with {standing.num_rows} rows and {standing.num_rejects} rejects; "
             f"another attempt had {counts[0]} and {counts[1]}, or other ids. An input changed between them, or reading "
@@ -336,7 +305,10 @@ def _compare(
     else:
         staged = shard.file.staged
         ours = _codes_by_id(Storage.at(staged.parent), staged.name)
-    theirs = {row_id: codes for file in standing.shards for row_id, codes in _codes_by_id(storage, file.path).items()}
+    try:
+        theirs = {row: codes for file in standing.shards for row, codes in _codes_by_id(storage, file.path).items()}
+    except FileNotFoundError:  # rewritten and swept since: this attempt comes very late
+        theirs = ours
     num_differing = sum(theirs.get(row_id) != codes for row_id, codes in ours.items())
     return Published(outcome=Outcome.DIFFERS, commit=standing, num_differing=num_differing)
 
@@ -347,10 +319,6 @@ def _codes_by_id(storage: Storage, path: str) -> dict[str, str]:
         for batch in read_batches(storage, path, columns=["id", "codes_sha256"])
         for row_id, codes in zip(*(column.to_pylist() for column in batch.columns), strict=True)
     }
-
-
-def _ids_sha256(ids: tuple[str, ...]) -> str:
-    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()
 
 
 def _sha256(storage: Storage, path: str) -> str:

@@ -109,7 +109,7 @@ class Selection(Frozen):
     seed: int = 0
     """Of `sample`: another seed draws other items."""
     limit: int | None = Field(default=None, gt=0)
-    """At most so many items, the first of the plan's order; null: all."""
+    """At most so many items in the output in all, the first of the plan's order; null: all."""
     deduplicate: bool = False
     """Whether only the first of items with the same bytes is tokenized; the others are rejects of stage `filter`."""
     filters: Filters = Filters()
@@ -130,7 +130,8 @@ class Runtime(Frozen):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where encoders run."""
     batch_seconds: float = Field(default=120.0, gt=0)
-    """Audio encoded in one call, at most; fewer than 16 long items may be 256 MiB, and one item is never split."""
+    """Audio encoded in one call, at most; fewer than 16 long rows may be 256 MiB. What is too long to be held is
+    encoded in stretches, which changes no code."""
     decode_tasks: Auto | Annotated[int, Field(gt=0)] = "auto"
     """Decode tasks per work unit in flight, each with a fixed share of the unit."""
     decode_cpus: float = Field(default=0.25, ge=0.25)

@@ -1,23 +1,26 @@
-"""Waveforms to codes and back: the codec protocol, and EnCodec behind it.
+"""Waveforms to codes and back: EnCodec behind the codec protocol. No other room knows which codec runs."""
 
-Another codec slots in by offering the three methods of `Codec`; no other room knows which one runs.
-"""
-
-import threading
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import lru_cache
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from encodec_core import Agreement, BatchEncoder, Codes, EncodecModel, StreamingDecoder, compare_codes
+from encodec_core import (
+    Agreement,
+    BatchEncoder,
+    Codes,
+    EncodecModel,
+    StreamingDecoder,
+    StreamingEncoder,
+    compare_codes,
+)
 from encodec_core.streaming import why_not_streamed
+from tokenizer_jobs.codec import Codec, EncodeStream, StreamingCodec, Waveform
 from tokenizer_jobs.config import CodecRecipe
+from tokenizer_jobs.encode_streams import CausalStream, WindowStream
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.recipe import CodecFacts
 from tokenizer_jobs.records import EncodedItem
@@ -26,8 +29,9 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 
 __all__ = [
     "Codec",
-    "EncodeDesk",
     "EncodecCodec",
+    "StreamingCodec",
+    "Waveform",
     "choose_device",
     "decode_in_blocks",
     "describe_codec",
@@ -35,29 +39,10 @@ __all__ = [
     "load_codec",
 ]
 
+_FRAMES_OF_A_START = 7
+"""The encoder's last convolution reflects the start of a recording: shorter ones have other codes."""
 BLOCK_FRAMES = 750
 """Frames decoded at once where a long item is decoded in blocks: ten seconds of the 24 kHz codec."""
-
-FEW_ITEMS = 4
-"""A call of fewer items waits for another unit's; 4 together take as long per item as 16, a lone one 15 % longer."""
-PATIENCE = 0.004
-"""Seconds it waits for each second of audio it holds: a tenth of what encoding takes on a core."""
-
-Waveform = npt.NDArray[np.float32]
-"""[C, n] in [-1, 1], at the codec's rate and channel count."""
-
-
-class Codec(Protocol):
-    """What the service asks of a codec."""
-
-    def encode(self, waveforms: Sequence[Waveform]) -> list[EncodedItem]:
-        """Encode each waveform [C, n] as if it were alone."""
-
-    def decode(self, encoded: Sequence[EncodedItem], *, num_samples: Sequence[int]) -> list[Waveform]:
-        """Decode each item to a waveform [C, n] of the given number of samples."""
-
-    def describe(self) -> CodecFacts:
-        """Say what the codec is, down to the sha256 of its weights."""
 
 
 def choose_device(device: DeviceName) -> Literal["cpu", "cuda"]:
@@ -165,9 +150,12 @@ class EncodecCodec:
     def __init__(self, model: EncodecModel, *, recipe: CodecRecipe, device: str) -> None:
         self.model = model
         self._recipe = recipe
+        self._device = device
         self._encoder = BatchEncoder(
             model, bandwidth_kbps=recipe.bandwidth_kbps, device=device, precision=recipe.precision
         )
+        self._idle: list[StreamingEncoder] = []
+        """At the beginning of a stream: making one copies the encoder's weights."""
 
     def encode(self, waveforms: Sequence[Waveform]) -> list[EncodedItem]:
         """Encode waveforms [C, n]; when a GPU runs out of memory the batch is split and goes on."""
@@ -181,6 +169,19 @@ class EncodecCodec:
             return self.encode(waveforms[:half]) + self.encode(waveforms[half:])
         return [_to_encoded_item(codes) for codes in encoded]
 
+    def stream(self) -> EncodeStream:
+        """Begin a recording of any length; `describe().streamed` says whether the codec can."""
+        config = self.model.config
+        assert self.describe().streamed, "recordings in stretches are for codecs that say they can be streamed"
+        if config.chunk_length is not None:
+            return WindowStream(
+                self._encoder.encode, length=config.chunk_length, stride=config.chunk_stride or config.chunk_length
+            )
+        if self._idle:
+            return CausalStream(self._idle.pop(), release=self._idle.append)
+        encoder = StreamingEncoder(self.model, bandwidth_kbps=self._recipe.bandwidth_kbps, device=self._device)
+        return CausalStream(encoder, release=self._idle.append)
+
     def decode(self, encoded: Sequence[EncodedItem], *, num_samples: Sequence[int]) -> list[Waveform]:
         """Decode to waveforms [C, n], cut to `num_samples` each."""
         waveforms = self._encoder.decode([_to_codes(item) for item in encoded])
@@ -192,114 +193,50 @@ class EncodecCodec:
             self.model, torch.from_numpy(waveform), _to_codes(stored), bandwidth_kbps=self._recipe.bandwidth_kbps
         )
 
+    def compare_beginning(self, waveform: Waveform, stored: EncodedItem) -> Agreement | None:
+        """Compare stored codes with those that the plain model gives the beginning [C, n] of their recording.
+
+        A causal codec's frames depend on nothing after them: whole hops have the frames of the whole recording. The
+        windows of a codec with windows depend on nothing else, but the one that begins before the cut and ends after
+        it: the codec's own stands in for it, and does not count.
+
+        Args:
+            waveform: Cut to whole hops, or windows, here; no longer than the recording.
+            stored: Of the recording, from its beginning on.
+
+        Returns:
+            None where the beginning is too short: below a window, or the seven frames that a codec's start needs.
+        """
+        config = self.model.config
+        length, stride = config.chunk_length, config.chunk_stride or config.chunk_length
+        num_samples = waveform.shape[1]
+        if length is None or stride is None:
+            num_frames = min(num_samples // config.hop_length, stored.codes.shape[1])
+            if num_frames < _FRAMES_OF_A_START:
+                return None
+            return self.compare(
+                waveform[:, : num_frames * config.hop_length], EncodedItem(codes=stored.codes[:, :num_frames])
+            )
+        assert stored.window_frames is not None
+        num_windows = min((num_samples - length) // stride + 1, stored.window_frames.size)
+        if num_windows < 1:
+            return None
+        beginning = waveform[:, : (num_windows - 1) * stride + length]
+        first = _first_windows(stored, num_windows)
+        if length == stride:
+            return self.compare(beginning, first)
+        (own,) = self.encode([beginning[:, num_windows * stride :]])
+        agreement = self.compare(beginning, _joined(first, own))
+        return replace(
+            agreement,
+            num_codes=agreement.num_codes - own.codes.size,
+            num_equal=max(0, agreement.num_equal - own.codes.size),
+            num_frames=agreement.num_frames - own.codes.shape[1],
+        )
+
     def describe(self) -> CodecFacts:
         """Return the facts that go into every file."""
         return _facts(self.model, self._recipe)
-
-
-class EncodeDesk:
-    """One codec that several units share: one call at a time, in which units that bring few items meet.
-
-        unit A ── batch of 1 item ──┐
-        unit B ── batch of 1 item ──┴──▶ one call of 2 items
-
-    A lone item takes longer than two together (1 x 20 s against 2 x 10 s on one core: 45 against 41 ms per second of
-    audio), so a call of few items waits a moment for another unit's.
-
-    Args:
-        codec: The codec.
-        merges: Whether units may meet in a call: what becomes of an item must not depend on its company.
-    """
-
-    def __init__(self, codec: Codec, *, merges: bool) -> None:
-        self._codec = codec
-        self._merges = merges
-        self._sample_rate = codec.describe().sample_rate
-        self._turn = threading.Condition()
-        self._num_units = 0
-        self._waiting: list[_Call] = []
-        self._is_encoding = False
-
-    @contextmanager
-    def unit(self) -> Iterator[None]:
-        """Be at work on a unit, for which others may wait."""
-        with self._turn:
-            self._num_units += 1
-        try:
-            yield
-        finally:
-            with self._turn:
-                self._num_units -= 1
-                self._turn.notify_all()
-
-    def encode(self, waveforms: Sequence[Waveform]) -> tuple[list[EncodedItem], float]:
-        """Encode waveforms [C, n] when it is their turn.
-
-        Returns:
-            The items, and the seconds that they took of the codec's time: where units met, in proportion to samples.
-        """
-        call = _Call(waveforms)
-        with self._turn:
-            self._waiting.append(call)
-            self._turn.notify_all()
-            self._turn.wait_for(lambda: call.is_done or (not self._is_encoding and self._waiting[0] is call))
-            if call.is_done:
-                return call.outcome()
-            self._is_encoding = True
-            together = self._take_first()
-        try:
-            self._encode(together)
-        except BaseException as error:
-            for each in together:
-                each.error = error
-            raise
-        finally:
-            with self._turn:
-                self._is_encoding = False
-                for each in together:
-                    each.is_done = True
-                self._turn.notify_all()
-        return call.outcome()
-
-    def _take_first(self) -> "list[_Call]":
-        if not self._merges or len(self._waiting[0].waveforms) >= FEW_ITEMS:
-            return [self._waiting.pop(0)]
-        patience = PATIENCE * self._waiting[0].num_samples / self._sample_rate
-        self._turn.wait_for(lambda: len(self._waiting) > 1 or self._num_units < 2, timeout=patience)
-        together: list[_Call] = []
-        while self._waiting and sum(len(call.waveforms) for call in together) < FEW_ITEMS:
-            together.append(self._waiting.pop(0))
-        return together
-
-    def _encode(self, together: "Sequence[_Call]") -> None:
-        start = time.monotonic()
-        items = iter(self._codec.encode([waveform for call in together for waveform in call.waveforms]))
-        seconds = time.monotonic() - start
-        num_samples = sum(call.num_samples for call in together)
-        for call in together:
-            call.encoded = [next(items) for _ in call.waveforms]
-            call.seconds = seconds * call.num_samples / num_samples
-
-
-@dataclass(slots=True, eq=False)
-class _Call:
-    """What one unit asks of the desk."""
-
-    waveforms: Sequence[Waveform]
-    encoded: list[EncodedItem] | None = None
-    seconds: float = 0.0
-    error: BaseException | None = None
-    is_done: bool = False
-
-    @property
-    def num_samples(self) -> int:
-        return sum(waveform.shape[1] for waveform in self.waveforms)
-
-    def outcome(self) -> tuple[list[EncodedItem], float]:
-        if self.encoded is None:
-            assert self.error is not None
-            raise self.error
-        return self.encoded, self.seconds
 
 
 def _facts(model: EncodecModel, recipe: CodecRecipe) -> CodecFacts:
@@ -321,7 +258,28 @@ def _facts(model: EncodecModel, recipe: CodecRecipe) -> CodecFacts:
         precision=recipe.precision,
         windowed=config.chunk_length is not None,
         grain_samples=config.chunk_stride or config.hop_length,
-        streamed=why_not_streamed(config) is None,
+        # A stream of a causal codec computes in fp32 alone; windows go through the batch encoder, as it is asked to.
+        streamed=why_not_streamed(config) is None and (config.chunk_length is not None or recipe.precision == "fp32"),
+    )
+
+
+def _first_windows(item: EncodedItem, num_windows: int) -> EncodedItem:
+    assert item.scales is not None
+    assert item.window_frames is not None
+    window_frames = item.window_frames[:num_windows]
+    codes = item.codes[:, : int(window_frames.sum())]
+    return EncodedItem(codes=codes, scales=item.scales[:num_windows], window_frames=window_frames)
+
+
+def _joined(one: EncodedItem, other: EncodedItem) -> EncodedItem:
+    assert one.scales is not None
+    assert other.scales is not None
+    assert one.window_frames is not None
+    assert other.window_frames is not None
+    return EncodedItem(
+        codes=np.concatenate([one.codes, other.codes], axis=1),
+        scales=np.concatenate([one.scales, other.scales]),
+        window_frames=np.concatenate([one.window_frames, other.window_frames]),
     )
 
 

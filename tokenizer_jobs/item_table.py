@@ -8,7 +8,7 @@ a listing of less than a run never touches the disk.
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self, overload
@@ -92,15 +92,23 @@ class ItemTable(Sequence[Item]):
 
     def with_seconds(self, seconds: npt.NDArray[np.float64]) -> "ItemTable":
         """The same items with other estimates of their duration `[len(self)]`."""
-        return ItemTable(
-            self.schema,
-            _Stored.make(self._estimated(seconds), schema=self.schema, on_disk=len(self) > RUN_ITEMS),
-        )
+        return self._with("estimated_seconds", lambda start, length: seconds[start : start + length])
 
-    def _estimated(self, seconds: npt.NDArray[np.float64]) -> Iterator[pa.RecordBatch]:
-        start, place = 0, self.schema.names.index("estimated_seconds")
+    def with_duplicates(self, originals: Mapping[int, str]) -> "ItemTable":
+        """The same items; those at the given places are duplicates of the item of the given id."""
+        if not originals:
+            return self
+        return self._with("duplicate_of", lambda start, length: [originals.get(start + row) for row in range(length)])
+
+    def _with(self, name: str, values: Callable[[int, int], Any]) -> "ItemTable":
+        """The same items with another column: `values(start, length)` of each batch."""
+        on_disk = len(self) > RUN_ITEMS
+        return ItemTable(self.schema, _Stored.make(self._replaced(name, values), schema=self.schema, on_disk=on_disk))
+
+    def _replaced(self, name: str, values: Callable[[int, int], Any]) -> Iterator[pa.RecordBatch]:
+        start, place = 0, self.schema.names.index(name)
         for batch in self.batches():
-            column = pa.array(seconds[start : start + batch.num_rows], type=pa.float64())
+            column = pa.array(values(start, batch.num_rows), type=self.schema.field(place).type)
             start += batch.num_rows
             yield batch.set_column(place, self.schema.field(place), column)
 

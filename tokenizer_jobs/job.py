@@ -1,66 +1,65 @@
 """A whole run: claim the output, finish what was begun, plan what is new, tokenize it, publish a snapshot.
 
-    lease ─▶ recipe ─▶ open generation? tokenize it ─▶ list, plan what is new ─▶ tokenize ─▶ snapshot ─▶ sweep
+    lease ─▶ recipe ─▶ open generation? tokenize it ─▶ list, plan what is new ─▶ tokenize ─▶ receipt, where items take
+    the place of older ones ─▶ snapshot ─▶ sweep
 
 A run that dies at any of these arrows is resumed by the next: every step is either repeated harmlessly or found done.
 """
 
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
-
-import pyarrow as pa
+from functools import partial
 
 from tokenizer_jobs.accounting import Totals, total
-from tokenizer_jobs.breadcrumbs import Breadcrumbs
 from tokenizer_jobs.catalog import newest_snapshot, publish_snapshot, sweep_orphans
 from tokenizer_jobs.commits import Commit, Outcome
+from tokenizer_jobs.commonalities import describe_rejects
 from tokenizer_jobs.config import JobConfig, Selection
 from tokenizer_jobs.decode import AudioTarget, decoder_versions
 from tokenizer_jobs.encoding import choose_device, describe_codec, load_codec
 from tokenizer_jobs.errors import ConfigError, OutputBusyError
+from tokenizer_jobs.executor_choice import uses_ray
 from tokenizer_jobs.executors import Executor, InlineExecutor, UnitFailed, UnitOutcome
-from tokenizer_jobs.item_table import ItemTable
+from tokenizer_jobs.growth import Grown, Planner, Planning, plan_growth
+from tokenizer_jobs.isolation import DecodeLimits
 from tokenizer_jobs.lease import Lease
 from tokenizer_jobs.ledger import Ledger
-from tokenizer_jobs.machine import available_cpus
 from tokenizer_jobs.pipeline import UnitJob
 from tokenizer_jobs.planning import (
-    PlanFacts,
     PlanSummary,
-    compare_with_known,
-    known_items,
     list_generations,
-    plan_units,
     read_plan_summary,
     read_units,
     read_user_schema,
-    write_plan,
 )
-from tokenizer_jobs.recipe import CodecFacts, ResolvedRecipe, file_metadata, store_recipe
+from tokenizer_jobs.recipe import CodecFacts, ResolvedRecipe, store_recipe
 from tokenizer_jobs.results import Progress, RunResult, summary_fields
-from tokenizer_jobs.schema import row_schema
-from tokenizer_jobs.sources import make_source, public_source
 from tokenizer_jobs.stopping import StopRequest, stop_on_signals
 from tokenizer_jobs.storage import Storage
+from tokenizer_jobs.takeover import take_over
+from tokenizer_jobs.tally import Tally
 
-__all__ = ["Report", "run"]
-
-RAY_PAYS_SECONDS = 600.0
-"""Audio left from which `executor: auto` starts Ray on a machine with several CPUs: Ray itself takes 5 to 10 s."""
+__all__ = ["MakeExecutor", "Report", "execute", "run"]
 
 Report = Callable[[Progress], None]
 MakeExecutor = Callable[[UnitJob], Executor]
 
 
-def run(config: JobConfig, *, report: Report | None = None, executor: MakeExecutor | None = None) -> RunResult:
+def run(
+    config: JobConfig,
+    *,
+    replace: bool = False,
+    report: Report | None = None,
+    executor: MakeExecutor | None = None,
+) -> RunResult:
     """Bring an output up to date with its source.
 
     Args:
         config: The job.
+        replace: Whether inputs that changed under a known id are tokenized anew, and their old rows taken out; else
+            they are reported and left.
         report: Called with the progress at the start and after every unit; None: nobody listens.
         executor: Makes what tokenizes the units; None: what `runtime` says.
 
@@ -73,6 +72,13 @@ def run(config: JobConfig, *, report: Report | None = None, executor: MakeExecut
         OutputBusyError: another live run holds the output, or took it over.
         IntegrityError: what is stored contradicts itself.
     """
+    return execute(config, planner=partial(plan_growth, replace=replace), report=report, executor=executor)
+
+
+def execute(
+    config: JobConfig, *, planner: Planner, report: Report | None = None, executor: MakeExecutor | None = None
+) -> RunResult:
+    """Finish what was begun in an output, plan, and tokenize what was planned; as `run`, with any planner."""
     storage = Storage.open(config.output)
     facts = describe_codec(config.recipe.codec)
     recipe = ResolvedRecipe.resolve(config.recipe, facts)
@@ -80,6 +86,7 @@ def run(config: JobConfig, *, report: Report | None = None, executor: MakeExecut
         store_recipe(storage, recipe)
         return _Run(
             config=config,
+            planner=planner,
             storage=storage,
             facts=facts,
             recipe=recipe,
@@ -101,6 +108,7 @@ class _Run:
     """One run under the output's lease."""
 
     config: JobConfig
+    planner: Planner
     storage: Storage
     facts: CodecFacts
     recipe: ResolvedRecipe
@@ -113,8 +121,7 @@ class _Run:
     started: float = field(default_factory=time.monotonic)
     new_rows: int = 0
     new_seconds: float = 0.0
-    changed: int = 0
-    vanished: int = 0
+    grown: Grown = field(default_factory=Grown)
     problems: list[str] = field(default_factory=list)
 
     def execute(self) -> RunResult:
@@ -126,10 +133,21 @@ class _Run:
             plan = read_plan_summary(self.storage, generation)
             if self.ledger.num_committed(generation) < plan.num_units and self._may_go_on():
                 self._tokenize(plan)
+        self._take_over()
         if self._may_go_on():
-            grown = self._plan_what_is_new(generations)
-            if grown is not None:
-                self._tokenize(grown)
+            self.grown = self.planner(
+                Planning(
+                    storage=self.storage,
+                    selection=self.config.selection,
+                    recipe=self.recipe,
+                    facts=self.facts,
+                    still_ours=self._may_go_on,
+                )
+            )
+        for plan in self.grown.plans:
+            if self._may_go_on():
+                self._tokenize(plan)
+        self._take_over()
         if self._may_go_on():
             self._judge(total(self._commits()))
         if self._may_go_on():
@@ -141,41 +159,42 @@ class _Run:
             raise OutputBusyError(f"this run lost the output {self.storage.name!r}: {self.lease.lost}")
         return not self.stop.requested and not self.problems
 
-    def _plan_what_is_new(self, generations: tuple[int, ...]) -> PlanSummary | None:
-        selection, source = self.config.selection, make_source(self.config.selection.source)
-        listing = source.list()
-        row_schema(listing.user_schema)  # a clash of names is refused before anything is planned
-        listed = ItemTable.of(listing.items, user_schema=listing.user_schema)
-        comparison = compare_with_known(listed, known_items(self.storage, generations))
-        self.changed, self.vanished = len(comparison.changed), comparison.num_vanished
-        if not comparison.new:
-            return None
-        generation = max(generations, default=0) + 1
-        newest = newest_snapshot(self.storage)
-        units = plan_units(
-            comparison.new,
-            generation=generation,
-            recipe_id=self.recipe.recipe_id,
-            unit_minutes=selection.shards.unit_minutes,
+    def _take_over(self) -> None:
+        """Put generations in place of what they supersede, once all their units are committed."""
+        for plan in self._plans():
+            if not plan.takes_over or self.ledger.receipts.has_taken_over(plan.generation):
+                continue
+            commits = list(self.ledger.commits(plan.generation, with_pending=True))
+            if len(commits) < plan.num_units or not self._may_go_on() or self._too_many_replaced(plan, commits):
+                continue
+            newest = newest_snapshot(self.storage)
+            take_over(
+                self.storage,
+                plan,
+                commits,
+                receipts=self.ledger.receipts,
+                base_snapshot=None if newest is None else newest.number,
+                still_ours=self._may_go_on,
+            )
+            self.ledger.forget_receipts()
+
+    def _too_many_replaced(self, plan: PlanSummary, commits: Iterable[Commit]) -> bool:
+        """Whether so many changed inputs are rejects now that their rows are better kept; says so."""
+        fraction, totals = self.config.selection.max_reject_fraction, total(commits)
+        failures = totals.rejects - totals.filtered
+        if plan.cause != "replace" or fraction is None or failures <= fraction * plan.num_items:
+            return False
+        reasons = ", ".join(f"{reason} {count}" for reason, count in totals.rejects_by_reason.items())
+        self.problems.append(
+            f"{failures} of {plan.num_items} inputs that changed are rejects now ({reasons}), more than "
+            f"selection.max_reject_fraction = {fraction} allows, so that the rows from before were left in place; "
+            "raise the limit and run again to give them up"
         )
-        plan_facts = PlanFacts(
-            generation=generation,
-            recipe_id=self.recipe.recipe_id,
-            selection=_public_selection(selection),
-            base_snapshot=None if newest is None else newest.number,
-            skipped=dict(listing.skipped),
-            num_unchanged=len(comparison.unchanged),
-            num_changed=self.changed,
-            num_vanished=self.vanished,
-            decoder_versions=(versions := decoder_versions()),
-            file_metadata=self._file_metadata(versions, user_schema=listing.user_schema),
-        )
-        self._may_go_on()  # the listing may have taken hours: not under a lease that was lost meanwhile
-        return write_plan(self.storage, units, facts=plan_facts, user_schema=listing.user_schema)
+        return True
 
     def _tokenize(self, plan: PlanSummary) -> None:
         """Tokenize the open units of a generation, as its plan selected them."""
-        tally = _Tally(plan, self.ledger.commits(plan.generation))
+        tally = Tally(plan, self.ledger.commits(plan.generation, with_pending=True))
         _check_versions(plan)
         job = self._unit_job(plan)
         units = (unit for unit in read_units(self.storage, plan.generation) if unit.unit_id not in tally.unit_ids)
@@ -195,7 +214,7 @@ class _Run:
         if tally.failures > limit:
             self._judge(total(self._commits()))
 
-    def _count(self, outcome: UnitOutcome, tally: "_Tally") -> None:
+    def _count(self, outcome: UnitOutcome, tally: Tally) -> None:
         if isinstance(outcome, UnitFailed):
             unit = outcome.unit
             self.problems.append(
@@ -220,16 +239,19 @@ class _Run:
         if fraction is not None and failures > fraction * self._num_planned():
             self.problems.append(
                 f"{failures} of {self._num_planned()} items are rejects ({reasons}), more than "
-                f"selection.max_reject_fraction = {fraction} allows; look into rejects/, then raise the limit and run "
-                "again to go on with them, or mend the inputs and write to a new output"
+                f"selection.max_reject_fraction = {fraction} allows; {self._in_common()}. Look into rejects/, then "
+                "raise the limit and run again to go on with them, or mend the inputs and write to a new output"
             )
         elif totals.rows == 0 and failures:
-            self.problems.append(f"every item was rejected ({reasons}); look into rejects/")
+            self.problems.append(f"every item was rejected ({reasons}); {self._in_common()}. Look into rejects/")
+
+    def _in_common(self) -> str:
+        return describe_rejects(self.storage, list(self._commits()))
 
     def _reject_limit(self, plan: PlanSummary) -> float:
         """Rejects in a generation from which the whole output has too many, whatever is still to come."""
         fraction = self.config.selection.max_reject_fraction
-        if fraction is None:
+        if fraction is None or plan.takes_over:  # its items are judged when they take the place of the older ones
             return float("inf")
         earlier = total(commit for commit in self._commits() if commit.generation != plan.generation)
         return fraction * self._num_planned() - (earlier.rejects - earlier.filtered)
@@ -238,14 +260,11 @@ class _Run:
         yield from self.ledger.commits(*list_generations(self.storage))
 
     def _num_planned(self) -> int:
-        return sum(plan.num_items for plan in self._plans())
+        planned = sum(plan.num_items for plan in self._plans() if not plan.takes_over)
+        return planned - self.ledger.receipts.num_dropped
 
     def _plans(self) -> list[PlanSummary]:
         return [read_plan_summary(self.storage, generation) for generation in list_generations(self.storage)]
-
-    def _file_metadata(self, versions: dict[str, str], *, user_schema: pa.Schema) -> dict[str, str]:
-        metadata = file_metadata(self.recipe, self.facts, versions, schema=row_schema(user_schema))
-        return {key.decode(): value.decode() for key, value in metadata.items()}
 
     def _unit_job(self, plan: PlanSummary) -> UnitJob:
         selection = Selection.model_validate(plan.selection)
@@ -264,31 +283,38 @@ class _Run:
             user_schema=read_user_schema(self.storage, plan.generation),
             shard_format=selection.shards.format,
             batch_seconds=self.config.runtime.batch_seconds,
+            takes_over=plan.takes_over,
+            limits=DecodeLimits.of(self.config.runtime),
         )
 
     def _executor(self, job: UnitJob, *, seconds_left: float) -> Executor:
         if self.make_executor is not None:
             return self.make_executor(job)
-        if _uses_ray(self.config, seconds_left=seconds_left):
+        if uses_ray(self.config, seconds_left=seconds_left):
             from tokenizer_jobs.cluster import RayExecutor  # Ray takes half a second to import
 
             return RayExecutor(job, codec_recipe=self.config.recipe.codec, runtime=self.config.runtime)
         device = choose_device(self.config.runtime.device)
         return InlineExecutor(
             job,
-            codec=load_codec(self.config.recipe.codec, device=device),
+            load_codec=partial(load_codec, self.config.recipe.codec, device=device),
             storage=self.storage,
-            breadcrumbs=Breadcrumbs(self.storage.url),
             device=device,
             encoders=self.config.runtime.encoders,
         )
 
     def _publish(self) -> None:
         if list_generations(self.storage):
-            publish_snapshot(self.storage, recipe_id=self.recipe.recipe_id, commits=self._commits())
-            sweep_orphans(self.storage, commits=self._commits())
+            publish_snapshot(
+                self.storage,
+                recipe_id=self.recipe.recipe_id,
+                commits=self._commits(),
+                receipts=self.ledger.receipts,
+            )
+            generations = list_generations(self.storage)
+            sweep_orphans(self.storage, commits=self.ledger.commits(*generations, with_pending=True))
 
-    def _tell(self, tally: "_Tally | None", *, message: str | None = None) -> None:
+    def _tell(self, tally: Tally | None, *, message: str | None = None) -> None:
         elapsed_seconds = time.monotonic() - self.started
         if tally is None:
             self.report(Progress(elapsed_seconds=elapsed_seconds, message=message))
@@ -311,9 +337,12 @@ class _Run:
         plans, totals = self._plans(), total(self._commits())
         newest = newest_snapshot(self.storage)
         return RunResult(
-            **summary_fields(totals),
+            **{
+                **summary_fields(totals),
+                "units_committed": sum(self.ledger.num_committed(plan.generation) for plan in plans),
+            },
             output=self.storage.name,
-            items=sum(plan.num_items for plan in plans),
+            items=self._num_planned(),
             units=sum(plan.num_units for plan in plans),
             snapshot=None if newest is None else newest.number,
             problems=self.problems,
@@ -325,41 +354,12 @@ class _Run:
             generations=len(plans),
             recipe_id=self.recipe.recipe_id,
             codec=self.facts.name,
-            changed=self.changed,
-            vanished=self.vanished,
+            dropped=self.ledger.receipts.num_dropped,
+            changed=self.grown.changed,
+            vanished=self.grown.vanished,
+            changed_ids=list(self.grown.changed_ids),
+            vanished_ids=list(self.grown.vanished_ids),
         )
-
-
-class _Tally:
-    """Counts over the committed units of one generation, added to as units end."""
-
-    def __init__(self, plan: PlanSummary, commits: Iterable[Commit]) -> None:
-        self.plan = plan
-        self.unit_ids: set[str] = set()
-        self.rows = self.rejects = self.filtered = 0
-        self.seconds = 0.0
-        for commit in commits:
-            self.add(commit)
-
-    def add(self, commit: Commit) -> None:
-        """Count one more unit."""
-        if commit.unit_id in self.unit_ids:
-            return
-        self.unit_ids.add(commit.unit_id)
-        self.rows += commit.num_rows
-        self.rejects += commit.num_rejects
-        self.filtered += commit.num_filtered
-        self.seconds += commit.audio_seconds
-
-    @property
-    def failures(self) -> int:
-        """Rejects that no filter asked for."""
-        return self.rejects - self.filtered
-
-
-def _public_selection(selection: Selection) -> dict[str, Any]:
-    """The selection as the plan keeps it: without the query strings and passwords of URLs."""
-    return selection.model_dump(mode="json") | {"source": public_source(selection.source)}
 
 
 def _codec_line(facts: CodecFacts) -> str:
@@ -378,11 +378,3 @@ def _check_versions(plan: PlanSummary) -> None:
             f"generation {plan.generation} was begun with other decoders ({'; '.join(different)}), which may "
             "give other samples; install those versions to finish it, or start a new output"
         )
-
-
-def _uses_ray(config: JobConfig, *, seconds_left: float) -> bool:
-    runtime = config.runtime
-    if runtime.executor != "auto":
-        return runtime.executor == "ray"
-    named = runtime.ray_address != "auto" or "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    return named or (available_cpus() > 1 and seconds_left > RAY_PAYS_SECONDS)

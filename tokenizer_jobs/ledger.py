@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from tokenizer_jobs.commit_index import read_records, write_index
 from tokenizer_jobs.commits import Commit, commit_folder, commit_path, parse_commit
+from tokenizer_jobs.receipts import Receipts, read_receipts
 from tokenizer_jobs.storage import Storage
 
 __all__ = ["Ledger"]
@@ -23,6 +24,18 @@ class Ledger:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._records: dict[int, dict[str, bytes]] = {}
+        self._receipts: Receipts | None = None
+
+    @property
+    def receipts(self) -> Receipts:
+        """The receipts of the output, read once."""
+        if self._receipts is None:
+            self._receipts = read_receipts(self._storage)
+        return self._receipts
+
+    def forget_receipts(self) -> None:
+        """Read the receipts again when they are next asked for: there is a new one."""
+        self._receipts = None
 
     def add(self, commit: Commit) -> None:
         """Take note of a commit that stands."""
@@ -33,15 +46,22 @@ class Ledger:
         """How many units of a generation have a commit."""
         return len(self._known(generation))
 
-    def commits(self, *generations: int) -> Iterator[Commit]:
-        """Commits of generations, in the order of unit ids within each.
+    def commits(self, *generations: int, with_pending: bool = False) -> Iterator[Commit]:
+        """Commits of generations as receipts have left them, in the order of unit ids within each.
+
+        Args:
+            generations: Which ones.
+            with_pending: As in `read_commits`.
 
         Raises:
-            IntegrityError: one is unreadable.
+            IntegrityError: one is unreadable, or not the one that a receipt was written for.
         """
         for generation in generations:
             records = self._known(generation)
-            yield from (parse_commit(records[path], path=path) for path in sorted(records))
+            for path in sorted(records):
+                commit = self.receipts.effective(parse_commit(records[path], path=path))
+                if with_pending or self.receipts.is_live(commit):
+                    yield commit
 
     def settle(self, generation: int) -> None:
         """Read what others have committed meanwhile, and leave an index for those who read this generation next."""

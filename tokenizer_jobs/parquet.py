@@ -6,7 +6,7 @@ exception"; pyarrow 26.0.1, seen in 2 of 12 runs). So no read here uses Arrow's 
 """
 
 from collections.abc import Iterator, Sequence
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,9 +14,14 @@ import pyarrow.parquet as pq
 __all__ = ["open_parquet", "read_row_groups"]
 
 
-def open_parquet(file: IO[bytes]) -> pq.ParquetFile:
-    """Open a Parquet file; page checksums are verified where they are stored."""
-    return pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
+def open_parquet(file: Any, *, buffer_bytes: int = 0) -> pq.ParquetFile:
+    """Open a Parquet file; page checksums are verified where they are stored.
+
+    Args:
+        file: A file object of Python, or of Arrow.
+        buffer_bytes: Read each column that much at a time; 0 reads the whole of it in a row group at once.
+    """
+    return pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False, buffer_size=buffer_bytes)
 
 
 def read_row_groups(parquet: pq.ParquetFile, *, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

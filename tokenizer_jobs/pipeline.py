@@ -1,41 +1,32 @@
 """One work unit from audio to commit, in one process, without Ray. This module defines what correct output is.
 
-decode_unit ──▶ form_batches ──▶ Codec.encode ──▶ ShardWriter / RejectWriter ──▶ publish_unit
+decoding ──▶ form_batches ──▶ RowAssembly (encodes) ──▶ ShardWriter, write_rejects ──▶ publish_unit
 """
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 import pyarrow as pa
 
+from tokenizer_jobs.assembly import RowAssembly
 from tokenizer_jobs.batching import form_batches
 from tokenizer_jobs.commits import Attempt, Published, publish_unit
-from tokenizer_jobs.decode import AudioTarget, decode_items
-from tokenizer_jobs.encoding import Codec, EncodeDesk
-from tokenizer_jobs.errors import IntegrityError
-from tokenizer_jobs.isolation import decode_isolated
-from tokenizer_jobs.records import (
-    Batch,
-    Decoded,
-    DecodedStretch,
-    EncodedItem,
-    Item,
-    RejectedItem,
-    TokenizedItem,
-    WorkUnit,
-)
+from tokenizer_jobs.decode import AudioTarget
+from tokenizer_jobs.encode_desk import EncodeDesk
+from tokenizer_jobs.encoding import Codec
+from tokenizer_jobs.isolation import DecodeLimits
+from tokenizer_jobs.records import Batch, Decoded, RejectedItem, WorkUnit
 from tokenizer_jobs.schema import reject_schema, row_schema
 from tokenizer_jobs.shards import ShardWriter, write_rejects
 from tokenizer_jobs.source_config import SourceConfig
-from tokenizer_jobs.sources import Source
 from tokenizer_jobs.storage import Storage
 
-__all__ = ["UnitDone", "UnitJob", "decode_unit", "tokenize_unit"]
+__all__ = ["UnitDone", "UnitJob", "tokenize_unit"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +48,10 @@ class UnitJob:
     """Types of the columns passed through."""
     shard_format: Literal["parquet", "arrow"]
     batch_seconds: float
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
+    """Of decoding one record."""
+    takes_over: bool = False
+    """Whether earlier generations have these items too (`PlanSummary.takes_over`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,23 +88,6 @@ class _StageClock:
             yield step
 
 
-def decode_unit(
-    items: Sequence[tuple[int, Item]], *, job: UnitJob, source: Source, careful: bool = False
-) -> Iterator[Decoded]:
-    """Decode items of a unit in plan order.
-
-    Args:
-        items: Pairs of position and item: the whole unit, or one task's fixed share of it.
-        job: What the units share.
-        source: Opens the items.
-        careful: Decode in a killable child process and blame the record that kills it; for units that a worker
-            died on before.
-    """
-    if careful:
-        return decode_isolated(items, source=job.source, target=job.target)
-    return decode_items(items, source=source, target=job.target)
-
-
 def tokenize_unit(
     unit: WorkUnit,
     *,
@@ -125,7 +103,7 @@ def tokenize_unit(
 
     Args:
         unit: The unit.
-        decoded: Its items in plan order, each exactly once, as `decode_unit` gives them.
+        decoded: What its items become, in plan order, as decoding gives it.
         job: What the units share.
         codec: The codec whose weights the job names.
         storage: The output.
@@ -139,6 +117,12 @@ def tokenize_unit(
     """
     desk = EncodeDesk(codec, merges=False) if desk is None else desk
     clock, started_at = _StageClock(), datetime.now(UTC)
+    assembly = RowAssembly(
+        unit,
+        desk=desk,
+        grain_samples=codec.describe().grain_samples,
+        restarts=job.target.long_audio == "restart",
+    )
     rejected: list[RejectedItem] = []
     with (
         desk.unit(),
@@ -150,19 +134,18 @@ def tokenize_unit(
             shard_format=job.shard_format,
         ) as writer,
     ):
-        steps = form_batches(clock.iterate("decode_wait", decoded), batch_seconds=job.batch_seconds)
-        for step in steps:
+        for step in form_batches(clock.iterate("decode_wait", decoded), batch_seconds=job.batch_seconds):
             if isinstance(step, RejectedItem):
+                assembly.void(step)
                 rejected.append(step)
                 continue
-            if isinstance(step, DecodedStretch):
-                raise IntegrityError(f"unit {unit.unit_id} has a recording in stretches, which cannot be encoded yet")
-            encoded, seconds = desk.encode([item.float_waveform() for item in step.items])
-            clock.seconds["encode"] += seconds
+            rows = assembly.add_batch(step) if isinstance(step, Batch) else assembly.add_stretch(step)
             with clock.stage("write"):
-                writer.append(_rows(step, encoded, unit=unit))
+                writer.append(rows)
+        assembly.check_ended()
         with clock.stage("write"):
             shard = writer.close()
+    clock.seconds["encode"] = assembly.encode_seconds
     rejects = write_rejects(
         storage,
         unit=unit,
@@ -178,12 +161,6 @@ def tokenize_unit(
         shard=shard,
         rejects=rejects,
         attempt=Attempt(number=attempt, device=device, started_at=started_at, stage_seconds=dict(clock.seconds)),
+        takes_over=job.takes_over,
     )
     return UnitDone(unit=unit, published=published)
-
-
-def _rows(batch: Batch, encoded: Sequence[EncodedItem], *, unit: WorkUnit) -> list[TokenizedItem]:
-    return [
-        TokenizedItem(item=unit.items[decoded.position], facts=decoded.facts, encoded=codes)
-        for decoded, codes in zip(batch.items, encoded, strict=True)
-    ]

@@ -208,6 +208,11 @@ class RejectedItem:
     attempts: int = 1
     """How often it was tried."""
 
+    @property
+    def is_last(self) -> bool:
+        """Whether the item ends here: it does."""
+        return True
+
 
 Decoded = DecodedItem | DecodedStretch | RejectedItem
 """What decoding gives: for each item of a unit, in plan order, one or more of these; the last of them ends the item."""

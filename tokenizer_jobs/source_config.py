@@ -48,19 +48,20 @@ class ManifestSource(_Located):
 
     kind: Literal["manifest"] = "manifest"
     format: Literal["auto", "plain", "nemo", "audiocraft", "lhotse"] = "auto"
-    """Whose fields the lines have; auto tells by their names. plain: those named below, else the usual ones."""
+    """Whose fields the lines have; auto tells by the names in a file's first line. plain: those named below, else the
+    usual ones."""
     root: str | None = None
     """Folder or URL that relative paths start from; null: the folder of the manifest."""
     path_column: Name | None = None
     """Column of the audio's path or URL; null takes the first of the usual names that is there."""
     id_column: Name | None = None
-    """Column of the items' own ids; null: `id` where every line has one, else ids are made from paths and cuts."""
+    """Column of the items' own ids; null: `id` where a file's lines have one, else ids are made from paths and cuts."""
     start_column: Name | None = None
     """Column of where a cut begins, in seconds; null: the usual names."""
     duration_column: Name | None = None
     """Column of how long the item is, in seconds; null: the usual names."""
     columns: tuple[Name, ...] | None = None
-    """Columns that are passed through; null: all that are not used otherwise."""
+    """Columns that are passed through; null: all that are not used otherwise, nor restate what is stored anyway."""
 
 
 class ParquetSource(_Located):
@@ -68,7 +69,8 @@ class ParquetSource(_Located):
 
     kind: Literal["parquet"] = "parquet"
     audio_column: Name | None = None
-    """Column of structs of bytes and path, of bytes, or of paths; null finds the only one there is."""
+    """Column of structs of bytes and path, of bytes, of paths, or of structs of `array` and `sampling_rate`; null finds
+    the only one there is."""
     id_column: Name | None = None
     """Column of the items' own ids; null: made from the file's path and the row's number."""
     root: str | None = None
@@ -82,7 +84,7 @@ class HubSource(Frozen):
 
     kind: Literal["hub"] = "hub"
     dataset: Name
-    """Id on the hub, or a local folder: saved by `save_to_disk`, or of Parquet and Arrow files."""
+    """Id on the hub, or a local folder: saved by `save_to_disk` (then also a URL), or of Parquet and Arrow files."""
     config: str | None = None
     """Name of the dataset's configuration; null: its default, or the only one."""
     splits: tuple[Name, ...] | None = None
@@ -98,12 +100,15 @@ class HubSource(Frozen):
 
 
 class TarSource(_Located):
-    """WebDataset archives: samples are files of one key, told apart by their extensions."""
+    """WebDataset archives: samples are neighbouring files of one key, told apart by their extensions.
+
+    Paths may hold braces, such as `train-{000..127}.tar`. Archives may be compressed by gzip, bzip2 or xz.
+    """
 
     kind: Literal["tar"] = "tar"
     columns: tuple[Name, ...] | None = None
-    """Columns from files beside the audio that are passed through: keys of `KEY.json`, and `txt` for `KEY.txt`. null:
-    all that the samples have."""
+    """Columns from files beside the audio that are passed through: keys of `KEY.json`, `txt` for `KEY.txt`, `cls` for
+    `KEY.cls`. null: all that the samples have."""
 
 
 class DemoSource(Frozen):

@@ -12,6 +12,7 @@ from tokenizer_jobs.digest import Digest
 from tokenizer_jobs.lease import LeaseHolder, read_lease
 from tokenizer_jobs.liveness import Owner
 from tokenizer_jobs.planning import PlanSummary, list_generations, read_plan_summary
+from tokenizer_jobs.receipts import Receipts, read_receipts
 from tokenizer_jobs.recipe import read_recipe
 from tokenizer_jobs.results import OutputSummary
 from tokenizer_jobs.storage import Storage
@@ -70,10 +71,16 @@ def read_status(output: str) -> Status:
     recipe = read_recipe(storage)
     holder = read_lease(storage)  # before the commits, so that a run that ends meanwhile is not called dead
     plans = [read_plan_summary(storage, generation) for generation in list_generations(storage)]
+    receipts = read_receipts(storage)
     committed = {plan.generation: len(committed_unit_ids(storage, plan.generation)) for plan in plans}
     newest = newest_snapshot(storage)
-    covered = _covered_by(newest.facts if newest is not None else None, committed)
-    commits = [c for plan in plans if plan.generation not in covered for c in read_commits(storage, plan.generation)]
+    covered = _covered_by(newest.facts if newest is not None else None, committed, receipts=receipts)
+    commits = [
+        commit
+        for plan in plans
+        if plan.generation not in covered
+        for commit in read_commits(storage, plan.generation, receipts=receipts, with_pending=True)
+    ]
     live, dead = _split_holder(holder)
     num_units = sum(plan.num_units for plan in plans)
     num_committed = sum(committed.values())
@@ -81,8 +88,9 @@ def read_status(output: str) -> Status:
     rate, eta_seconds = _pace(commits, live=live, left=left)
     return Status(
         output=storage.name,
-        **_sums(newest.facts if newest is not None and covered else None, commits),
-        items=sum(plan.num_items for plan in plans),
+        **_sums(newest.facts if newest is not None and covered else None, list(filter(receipts.is_live, commits))),
+        items=sum(plan.num_items for plan in plans if not plan.takes_over) - receipts.num_dropped,
+        dropped=receipts.num_dropped,
         units=num_units,
         units_committed=num_committed,
         left=left,
@@ -98,12 +106,14 @@ def read_status(output: str) -> Status:
     )
 
 
-def _covered_by(facts: SnapshotFacts | None, committed: dict[int, int]) -> frozenset[int]:
+def _covered_by(facts: SnapshotFacts | None, committed: dict[int, int], *, receipts: Receipts) -> frozenset[int]:
     """Generations whose commits need not be read, since the snapshot has the sums of just these units.
 
-    Commits are never taken back, so equal numbers of units mean the same units.
+    Commits are never taken back, so equal numbers of units mean the same units; receipts say what left them.
     """
-    if facts is None or sum(committed.get(generation, 0) for generation in facts.generations) != facts.units:
+    if facts is None or facts.receipts != receipts.newest:
+        return frozenset()
+    if sum(committed.get(generation, 0) for generation in facts.generations) != facts.units:
         return frozenset()
     return frozenset(facts.generations)
 

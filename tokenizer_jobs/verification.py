@@ -5,25 +5,26 @@ follow from it is not.
 """
 
 import hashlib
-import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 
 from tokenizer_jobs.accounting import Totals, total
-from tokenizer_jobs.catalog import Snapshot, SnapshotFacts, read_snapshot, snapshot_numbers, snapshot_path
+from tokenizer_jobs.catalog import Snapshot, compared_sums, read_snapshot, snapshot_numbers, snapshot_path
 from tokenizer_jobs.commits import Commit, CommittedFile, commit_path, committed_unit_ids, read_commit
-from tokenizer_jobs.digest import Digest, codes_sha256
+from tokenizer_jobs.digest import Digest
 from tokenizer_jobs.errors import EXIT_DONE, EXIT_FAILED, ConfigError, IntegrityError, Stage
 from tokenizer_jobs.planning import list_generations, read_plan_summary, read_units
-from tokenizer_jobs.recipe import METADATA_KEY, read_recipe
-from tokenizer_jobs.records import WorkUnit
+from tokenizer_jobs.receipts import Receipts, RemovedItems, read_receipts
+from tokenizer_jobs.recipe import read_recipe
+from tokenizer_jobs.records import RowPlace, WorkUnit
 from tokenizer_jobs.reencoding import ReencodeResult, reencode_sample
 from tokenizer_jobs.results import OutputSummary, summary_fields
+from tokenizer_jobs.row_checks import CheckedRow, file_facts
+from tokenizer_jobs.row_places import PLACE_COLUMNS, PlacedRow, PlacedRows, has_row_per_channel, placed_rows
 from tokenizer_jobs.schema import REJECT_COLUMNS, ROW_COLUMNS
 from tokenizer_jobs.shards import CODES_FOLDER, REJECTS_FOLDER, codes_arrays, read_batches, read_schema
 from tokenizer_jobs.storage import Storage
@@ -41,6 +42,8 @@ class VerifyReport:
     """Over committed units."""
     units_planned: int
     items_planned: int
+    dropped: int
+    """Items that were taken out on purpose; not among the planned ones."""
     snapshot: int | None
     """Number of the newest snapshot; None before the first."""
     problems: tuple[str, ...]
@@ -83,6 +86,7 @@ def verify(output: str, *, reencode: float = 0.0, model: str | None = None) -> V
         output=storage.name,
         items=report.items_planned,
         units=report.units_planned,
+        dropped=report.dropped,
         snapshot=report.snapshot,
         problems=[*report.problems, *(reencoded.problems if reencoded else ())],
         reencoded=reencoded,
@@ -101,7 +105,8 @@ def verify_output(storage: Storage) -> VerifyReport:
     return VerifyReport(
         totals=total(check.commits.values()),
         units_planned=check.num_planned,
-        items_planned=check.num_items,
+        items_planned=check.num_items - check.receipts.num_dropped,
+        dropped=check.receipts.num_dropped,
         snapshot=None if check.newest is None else check.newest.number,
         problems=problems,
     )
@@ -113,8 +118,12 @@ class _Check:
 
     storage: Storage
     recipe_id: str = ""
+    receipts: Receipts = field(default_factory=Receipts)
+    removed: RemovedItems | None = None
     commits: dict[str, Commit] = field(default_factory=dict)
-    """By unit id."""
+    """Those that count, as receipts have left them, by unit id."""
+    pending: dict[str, Commit] = field(default_factory=dict)
+    """Those that do not count yet, by unit id."""
     stored: dict[str, int] = field(default_factory=dict)
     """Size of every shard and rejects file, by path."""
     schemas: dict[tuple[int, str], tuple[str, pa.Schema]] = field(default_factory=dict)
@@ -131,6 +140,11 @@ class _Check:
 
     def problems(self) -> list[str]:
         """Look from the recipe down to the rows, then at the lists of what there should be."""
+        try:
+            self.receipts = read_receipts(self.storage)
+            self.removed = RemovedItems(self.storage, self.receipts)
+        except IntegrityError as error:
+            return [str(error)]
         found = list(self._parts())
         found += self._snapshots()
         found += self._orphans()
@@ -140,6 +154,11 @@ class _Check:
     def _unfinished(self) -> Iterator[str]:
         if self.num_open:
             yield f"{self.num_open} of {self.num_planned} planned units have no commit; run the job again"
+        elif self.pending:
+            yield (
+                f"{len(self.pending)} units of items that were tokenized again are not in the place of the old ones "
+                "yet; run the job again"
+            )
 
     def _parts(self) -> Iterator[str]:
         yield from self._recipe()
@@ -164,7 +183,7 @@ class _Check:
         try:
             summary = read_plan_summary(self.storage, generation)
             self.num_planned += summary.num_units
-            self.num_items += summary.num_items
+            self.num_items += 0 if summary.takes_over else summary.num_items
             for unit in read_units(self.storage, generation):
                 planned.add(unit.unit_id)
                 yield from self._unit(unit)
@@ -179,7 +198,7 @@ class _Check:
     def _unit(self, unit: WorkUnit) -> Iterator[str]:
         path = commit_path(unit.generation, unit.unit_id)
         try:
-            commit = read_commit(self.storage, generation=unit.generation, unit_id=unit.unit_id)
+            commit = read_commit(self.storage, generation=unit.generation, unit_id=unit.unit_id, receipts=self.receipts)
         except IntegrityError as error:
             self.blamed.add(unit.unit_id)
             yield str(error)
@@ -187,13 +206,14 @@ class _Check:
         if commit is None:
             self.num_open += 1
             return
-        self.commits[unit.unit_id] = commit
+        counts = self.receipts.is_live(commit)
+        (self.commits if counts else self.pending)[unit.unit_id] = commit
         self.recipe_id = self.recipe_id or commit.recipe_id
         if commit.recipe_id != self.recipe_id:
             yield f"{path} has recipe id {commit.recipe_id}, recipe.json has {self.recipe_id}; restore recipe.json"
             return
         damaged = [problem for file in commit.files for problem in self._file(commit, file)]
-        yield from damaged or self._accounting(unit, commit, path=path)
+        yield from damaged or (self._accounting(unit, commit, path=path) if counts else ())
 
     def _file(self, commit: Commit, file: CommittedFile) -> Iterator[str]:
         if file.path not in self.stored:
@@ -224,7 +244,7 @@ class _Check:
         if not pa.schema(list(schema)[: len(ours)]).equals(ours):
             yield f"{file.path} has other columns than the format version says; {_REMEDY} {_commit_of(commit)}"
             return
-        facts = _facts(schema)
+        facts = file_facts(schema)
         if facts.get("recipe_id") != self.recipe_id:
             yield (
                 f"{file.path} was made with recipe id {facts.get('recipe_id')}, the output has {self.recipe_id}; "
@@ -240,13 +260,13 @@ class _Check:
 
     def _rows(self, commit: Commit, file: CommittedFile) -> Iterator[str]:
         """Check every row of a shard against its own facts, the file's metadata and the commit."""
-        facts = _facts(read_schema(self.storage, file.path))
+        facts = file_facts(read_schema(self.storage, file.path))
         digest, num_rows, num_frames = Digest(), 0, 0
         columns = ["id", "codes", "num_frames", "num_codebooks", "window_frames", "codes_sha256"]
         for batch in read_batches(self.storage, file.path, columns=columns):
             values = {name: batch.column(name).to_pylist() for name in columns if name != "codes"}
             for place, codes in enumerate(codes_arrays(batch.column("codes"))):
-                row = _Row(
+                row = CheckedRow(
                     id=values["id"][place],
                     codes=codes,
                     shape=(values["num_codebooks"][place], values["num_frames"][place]),
@@ -280,41 +300,64 @@ class _Check:
             )
 
     def _accounting(self, unit: WorkUnit, commit: Commit, *, path: str) -> Iterator[str]:
-        """Planned ids = ids of rows + ids of rejects, each once, in this unit and over all live files."""
-        counts = (len(unit.items), sum(file.rows for file in commit.shards), sum(file.rows for file in commit.rejects))
+        """Planned items = items of rows + rejects, each once, in this unit and over all live files; slices complete.
+
+        Without those that receipts took out of the unit.
+        """
+        lost = self.receipts.rewrites_of(generation=unit.generation, unit_id=unit.unit_id)
+        num_items = len(unit.items) - sum(rewrite.items_removed for _, rewrite in lost)
+        assert self.removed is not None
+        removed = self.removed.of(generation=unit.generation, unit_id=unit.unit_id)
+        counts = (num_items, sum(file.rows for file in commit.shards), sum(file.rows for file in commit.rejects))
         said = (commit.num_items, commit.num_rows, commit.num_rejects)
         if counts != said:
             yield f"{path} says items, rows and rejects {said}, plan and files hold {counts}; {_REMEDY} {path}"
             return
         planned = {item.id for item in unit.items}
-        left = set(planned)
+        left, rows = set(planned), PlacedRows()
         for file in commit.files:
-            for row_id in self._ids(file):
-                other = self.seen_in.get(row_id)
-                if other is not None or row_id not in planned:
+            for row in self._placed(file, commit):
+                # An item has one row id or many, and its own id where it is a reject.
+                names = {row.id, row.item_id} if row.item_id in left else {row.id}
+                other = next((self.seen_in[name] for name in sorted(names) if name in self.seen_in), None)
+                if other is not None or row.item_id not in planned:
                     reason = (
                         "an id that is not planned for its unit" if other is None else f"an id that {other} has too"
                     )
-                    yield f"{file.path} has {row_id!r}, {reason}; {_REMEDY} {path}"
+                    yield f"{file.path} has {row.id!r}, {reason}; {_REMEDY} {path}"
                     return
-                self.seen_in[row_id] = file.path
-                left.discard(row_id)
+                self.seen_in |= dict.fromkeys(names, file.path)
+                left.discard(row.item_id)
+                if row.item_id not in removed:  # else some of its slices may be gone on purpose
+                    rows.add(row)
+        yield from (f"{path}: {problem}; {_REMEDY} {path}" for problem in rows.problems())
+        left -= removed
         if left:
             yield (
                 f"unit {unit.unit_id} has neither rows nor rejects for {len(left)} planned items, such as "
                 f"{min(left)!r}; delete {path} and run again"
             )
 
-    def _ids(self, file: CommittedFile) -> Iterator[str]:
-        for batch in read_batches(self.storage, file.path, columns=["id"]):
-            yield from batch.column("id").to_pylist()
+    def _placed(self, file: CommittedFile, commit: Commit) -> Iterator[PlacedRow]:
+        """The rows of a shard; of rejects, as if each were its item's only row."""
+        if file not in commit.shards:
+            for batch in read_batches(self.storage, file.path, columns=["id"]):
+                for item_id in batch.column("id").to_pylist():
+                    yield PlacedRow(id=item_id, item_id=item_id, place=RowPlace(), slice_count=1)
+            return
+        per_channel = has_row_per_channel(file_facts(read_schema(self.storage, file.path)))
+        for batch in read_batches(self.storage, file.path, columns=PLACE_COLUMNS):
+            yield from placed_rows(batch, per_channel=per_channel)
 
     def _snapshots(self) -> Iterator[str]:
         committed = {file.path for commit in self.commits.values() for file in commit.shards}
+        committed |= self.receipts.removed_paths().keys()
         for number in snapshot_numbers(self.storage):
             try:
                 self.newest = read_snapshot(self.storage, number)
-            except (IntegrityError, ConfigError) as error:
+            except ConfigError:  # retired by a receipt: nobody reads it any more
+                continue
+            except IntegrityError as error:
                 yield str(error)
                 continue
             for shard in self.newest.shards:
@@ -327,7 +370,7 @@ class _Check:
 
     def _newest(self) -> Iterator[str]:
         """When every unit is committed, the newest snapshot lists exactly their shards."""
-        if not self.commits or len(self.commits) < self.num_planned:
+        if not self.commits or len(self.commits) < self.num_planned or self.pending:
             return
         snapshot = self.newest
         commits = self.commits.values()
@@ -341,47 +384,15 @@ class _Check:
                 f"{snapshot_path(snapshot.number)} does not list {len(wrong)} committed shards as they are, such as "
                 f"{wrong[0]}; run again to publish a snapshot that does"
             )
-        elif _sums(snapshot.facts) != _sums(total(commits)):
+        elif compared_sums(snapshot.facts) != compared_sums(total(commits)):
             yield f"{snapshot_path(snapshot.number)} has other totals than the commits; delete it and run again"
 
     def _orphans(self) -> Iterator[str]:
-        named = {file.path for commit in self.commits.values() for file in commit.files}
+        known = (*self.commits.values(), *self.pending.values())
+        named = {file.path for commit in known for file in commit.files}
         for path in sorted(self.stored.keys() - named):
             if not any(unit_id in path for unit_id in self.blamed):
                 yield f"{path} is named by no commit; run again to sweep it, or delete it"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Row:
-    id: str
-    codes: Any
-    shape: tuple[int, int]
-    window_frames: list[int] | None
-    codes_sha256: str
-
-    def problem(self, facts: Mapping[str, Any]) -> str | None:
-        """What is wrong with the row, if anything."""
-        if self.codes.shape != self.shape:
-            return f"has codes {list(self.codes.shape)} and says {list(self.shape)}"
-        if "n_q" in facts and self.codes.shape[0] != facts["n_q"]:
-            return f"has {self.codes.shape[0]} codebooks where the file's metadata says {facts['n_q']}"
-        if self.codes.size and "codebook_size" in facts and int(self.codes.max()) >= facts["codebook_size"]:
-            return f"has code {int(self.codes.max())} where codebooks hold {facts['codebook_size']} entries"
-        if self.window_frames is not None and sum(self.window_frames) != self.codes.shape[1]:
-            return f"has windows of {sum(self.window_frames)} frames and {self.codes.shape[1]} frames of codes"
-        found = codes_sha256(self.codes)
-        if found != self.codes_sha256:
-            return f"has codes of sha256 {found} and says {self.codes_sha256}"
-        return None
-
-
-def _sums(totals: Totals | SnapshotFacts) -> tuple[int | str, ...]:
-    return totals.items, totals.rows, totals.rejects, totals.filtered, totals.frames, totals.bytes, totals.digest
-
-
-def _facts(schema: pa.Schema) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))
-    return content
 
 
 def _commit_of(commit: Commit) -> str:

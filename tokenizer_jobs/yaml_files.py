@@ -56,8 +56,8 @@ class OutputFile(Frozen):
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a file that holds a mapping.
+def load_yaml(path: str | os.PathLike[str], *, what: str = "job file") -> dict[str, Any]:
+    """Read a file that holds a mapping; `what` it is, for messages.
 
     Raises:
         ConfigError: the file is missing, is not YAML, gives a key twice, or holds something else.
@@ -66,11 +66,11 @@ def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_StrictLoader)
     except OSError as error:
-        raise ConfigError(f"job file {name!r} cannot be read: {error.strerror or error}") from error
+        raise ConfigError(f"{what} {name!r} cannot be read: {error.strerror or error}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"job file {name!r} is not YAML: {error}") from error
+        raise ConfigError(f"{what} {name!r} is not YAML: {error}") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"job file {name!r} holds {type(content).__name__}, expected a mapping of keys")
+        raise ConfigError(f"{what} {name!r} holds {type(content).__name__}, expected a mapping of keys")
     return content
 
 

@@ -62,3 +62,14 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]
     memory = fsspec.filesystem("memory")
     if memory.exists(folder):
         memory.rm(folder, recursive=True)
+
+
+@pytest.fixture(scope="session")
+def codec_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with reduced codecs by name: causal_mono and windows_stereo."""
+    from tests.encodec_core.models import fitted_model  # imports torch and transformers, which most tests do without
+
+    folder = tmp_path_factory.mktemp("codecs")
+    for name in ("causal_mono", "windows_stereo"):
+        fitted_model(name).save_pretrained(folder / name)
+    return folder

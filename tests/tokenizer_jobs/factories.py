@@ -59,6 +59,7 @@ def finish_unit(
     before_publish: Callable[[], None] = lambda: None,
     attempt: int = 1,
     num_frames: int = 75,
+    takes_over: bool = False,
 ) -> Published:
     """One attempt at a unit from rows to commit; the items at `rejected` positions are rejects."""
     rows = [
@@ -80,7 +81,15 @@ def finish_unit(
     )
     before_publish()
     facts = Attempt(number=attempt, device="cpu", started_at=datetime.now(UTC), stage_seconds={"encode": 0.5})
-    return publish_unit(storage, unit=unit, recipe_id=RECIPE.recipe_id, shard=shard, rejects=rejects, attempt=facts)
+    return publish_unit(
+        storage,
+        unit=unit,
+        recipe_id=RECIPE.recipe_id,
+        shard=shard,
+        rejects=rejects,
+        attempt=facts,
+        takes_over=takes_over,
+    )
 
 
 def plan_output(storage: Storage, names: Sequence[Sequence[str]], *, generation: int = 1) -> list[WorkUnit]:

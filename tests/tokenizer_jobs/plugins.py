@@ -1,10 +1,13 @@
 """Sources for tests only: they do to a worker what a real file can, at a chosen record."""
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
 from typing import IO
+
+import numpy as np
 
 from tokenizer_jobs.records import Item
 from tokenizer_jobs.sources.demo import DemoClips
@@ -44,6 +47,38 @@ class DeadlyClips(DemoClips):
         except FileNotFoundError:
             return False
         return True
+
+
+class HarmfulClips(DemoClips):
+    """The demo clips; opening some of them does harm to the process that does it.
+
+    Args:
+        harms: What opening a clip does, by its id: `dies`, `sleeps`, `spins` with Python's lock held, `stops` so that
+            no signal but one gets through, or `hoards` memory until there is none left.
+        note: A file that gets the number of the process before it is harmed; None: nobody asks.
+    """
+
+    def __init__(self, harms: dict[str, str], note: str | None = None) -> None:
+        super().__init__()
+        self._harms = harms
+        self._note = note
+
+    def open(self, item: Item) -> IO[bytes]:
+        if item.id in self._harms and self._note is not None:
+            Path(self._note).write_text(str(os.getpid()))
+        match self._harms.get(item.id):
+            case "dies":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "sleeps":
+                time.sleep(3600)
+            case "spins":
+                re.match(r"(a+)+$", "a" * 60 + "b")
+            case "stops":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            case "hoards":
+                hoard = [np.empty(1 << 24, dtype=np.uint8) for _ in range(256)]
+                raise AssertionError(f"nothing kept this process from taking {len(hoard) << 24} bytes")
+        return super().open(item)
 
 
 class SlowClips(DemoClips):

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import chain, pairwise
 
 import numpy as np
@@ -6,7 +7,7 @@ from hypothesis import strategies as st
 
 from tokenizer_jobs.batching import ENOUGH_ITEMS, MAX_BATCH_ITEMS, MAX_LONG_BATCH_BYTES, form_batches
 from tokenizer_jobs.errors import RejectReason, Stage
-from tokenizer_jobs.records import AudioFacts, Batch, Decoded, DecodedItem, DecodedStretch, RejectedItem
+from tokenizer_jobs.records import AudioFacts, Batch, Decoded, DecodedItem, DecodedStretch, RejectedItem, RowPlace
 
 RATE = 100
 
@@ -82,3 +83,26 @@ def test_tiny_clips_do_not_pile_up_without_bound() -> None:
     made = [step for step in steps([1] * (2 * MAX_BATCH_ITEMS + 1), batch_seconds=1e6) if isinstance(step, Batch)]
     assert [len(batch.items) for batch in made] == [MAX_BATCH_ITEMS, MAX_BATCH_ITEMS, 1]
     assert len(set(chain.from_iterable((item.position for item in batch.items) for batch in made))) == 513
+
+
+@given(lengths, budgets, st.integers(1, 8))
+def test_slices_share_batches_as_items_do(lengths: list[int], budget: float, num_slices: int) -> None:
+    def shapes(rows: list[Decoded]) -> list[list[int]]:
+        made = form_batches(rows, batch_seconds=budget)
+        return [[item.facts.num_samples for item in batch.items] for batch in made if isinstance(batch, Batch)]
+
+    items = [decoded(position, length) for position, length in enumerate(lengths) if length]
+    slices = [
+        replace(item, position=number // num_slices, place=RowPlace(slice_index=number % num_slices), is_last=False)
+        for number, item in enumerate(items)
+        if isinstance(item, DecodedItem)
+    ]
+    assert shapes([*slices]) == shapes(items)
+
+
+def test_a_stretch_comes_after_what_waited_and_before_what_follows() -> None:
+    waveform = np.zeros((1, RATE), np.float32)
+    stretch = DecodedStretch(position=2, waveform=waveform, place=RowPlace(), facts=None, is_last=False)
+    rows = [decoded(0, RATE), decoded(1, RATE), stretch, stretch, decoded(3, RATE)]
+    made = list(form_batches(rows, batch_seconds=60.0))
+    assert [len(step.items) if isinstance(step, Batch) else step for step in made] == [2, stretch, stretch, 1]

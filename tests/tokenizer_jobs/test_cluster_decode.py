@@ -1,24 +1,39 @@
+import resource
+import signal
 import subprocess
 import sys
+import uuid
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.tokenizer_jobs.cluster_parts import HashCodec, HashEncoder
+from tests.tokenizer_jobs.plugins import HarmfulClips
+from tests.tokenizer_jobs.test_cluster import make_job, run_all, wait_for
+from tokenizer_jobs.cluster import RayExecutor
 from tokenizer_jobs.cluster.decode_streams import DecodeFanOut
 from tokenizer_jobs.cluster.decode_tasks import MAX_LIST_ITEMS, MAX_LIST_SECONDS, decode_share, plan_groups
+from tokenizer_jobs.cluster.faults import DecodeWorkerLostError
+from tokenizer_jobs.config import CodecRecipe, Runtime
 from tokenizer_jobs.decode import AudioTarget, decode_items
-from tokenizer_jobs.records import Item, WorkUnit
-from tokenizer_jobs.source_config import DemoSource
+from tokenizer_jobs.digest import codes_sha256
+from tokenizer_jobs.isolation import DecodeLimits
+from tokenizer_jobs.pipeline import UnitDone
+from tokenizer_jobs.records import DecodedItem, Item, WorkUnit
+from tokenizer_jobs.shards import read_batches
+from tokenizer_jobs.source_config import DemoSource, PluginSource
 from tokenizer_jobs.sources.demo import DemoClips
+from tokenizer_jobs.storage import Storage
 
 TARGET = AudioTarget(sample_rate=24000, channels=1)
 RECORDS = list(enumerate(DemoClips().list().items[:12]))
 
 
 def timed(seconds: float) -> Item:
-    return Item(id="clip", source_uri="/clip", estimated_seconds=seconds)
+    return Item(id="clip", source_uri=f"/{uuid.uuid4()}", estimated_seconds=seconds)
 
 
 @given(st.lists(st.floats(0, 100), max_size=80))
@@ -27,14 +42,84 @@ def test_groups_keep_every_item_in_order_and_are_bounded(estimates: list[float])
     groups = plan_groups(items)
     assert [record for group in groups for record in group] == items
     for group in groups:
-        assert 1 <= len(group) <= MAX_LIST_ITEMS
+        assert 1 <= len(group) <= MAX_LIST_ITEMS  # each is a recording of its own
         assert len(group) == 1 or sum(item.estimated_seconds for _, item in group) <= MAX_LIST_SECONDS
+
+
+def test_cuts_of_one_recording_stay_in_one_group_however_long() -> None:
+    cuts = [Item(id=f"cut-{at}", source_uri="/talk", start_seconds=9.0 * at, estimated_seconds=9.0) for at in range(9)]
+    items = list(enumerate([timed(1.0), *cuts, timed(1.0)]))
+    assert [len(group) for group in plan_groups(items)] == [1, 9, 1]
+
+
+def test_limits_are_lifted_when_a_share_is_done() -> None:
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    seen = []
+    for _ in decode_share([RECORDS[:2]], source=DemoSource(), target=TARGET, limits=DecodeLimits(), careful=False):
+        seen.append(resource.getrlimit(resource.RLIMIT_DATA))
+    assert seen[-1] != before
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def harmful(harms: dict[str, str], *, note: str | None = None) -> PluginSource:
+    kind = f"{HarmfulClips.__module__}:{HarmfulClips.__qualname__}"
+    return PluginSource.model_validate({"kind": kind, "harms": harms, "note": note})
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_each_kind_of_harm_costs_one_record_and_no_neighbour_on_the_cluster(tmp_path: Path) -> None:
+    names = [item.id for _, item in RECORDS]
+    job = make_job(tmp_path, harmful({names[1]: "dies", names[4]: "spins", names[5]: "hoards"}))
+    job = replace(job, limits=DecodeLimits(seconds=2.0, gigabytes=0.5))
+    unit = WorkUnit(generation=1, index=0, unit_id="0" * 16, items=tuple(item for _, item in RECORDS))
+    recipe, runtime = CodecRecipe(model="demo"), Runtime(device="cpu")
+    with RayExecutor(job, codec_recipe=recipe, runtime=runtime, encoder_class=HashEncoder) as running:
+        (outcome,) = run_all(running, [unit])
+    assert isinstance(outcome, UnitDone)
+    assert column_by_id(tmp_path, "rejects", "reason") == {
+        names[1]: "crashed_worker",
+        names[4]: "timed_out",
+        names[5]: "out_of_memory",
+    }
+    here = decode_items(RECORDS, source=DemoClips(), target=TARGET)
+    healthy = [item for item in here if isinstance(item, DecodedItem) and item.position not in (1, 4, 5)]
+    encoded = HashCodec().encode([item.float_waveform() for item in healthy])
+    expected = {names[item.position]: codes_sha256(codes.codes) for item, codes in zip(healthy, encoded, strict=True)}
+    assert column_by_id(tmp_path, "codes", "codes_sha256") == expected
+
+
+def column_by_id(output: Path, folder: str, column: str) -> dict[str, str]:
+    storage = Storage.open(str(output))
+    batches = (batch for file in storage.list(folder) for batch in read_batches(storage, file.path))
+    return {row["id"]: row[column] for batch in batches for row in batch.to_pylist()}
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(
+    ("harm", "message"), [("spins", "WorkerCrashedError"), ("stops", "gave nothing"), ("hoards", "memory limit")]
+)
+def test_a_task_that_decoding_harms_is_lost_and_not_waited_for(harm: str, message: str, tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    unit = WorkUnit(generation=1, index=0, unit_id="0" * 16, items=(RECORDS[0][1],))
+    fan_out = DecodeFanOut(
+        source=harmful({RECORDS[0][1].id: harm}, note=str(note)),
+        target=TARGET,
+        num_tasks=1,
+        cpus=0.25,
+        start_timeout_seconds=50,
+        limits=DecodeLimits(seconds=0.5, gigabytes=0.5),
+    )
+    with pytest.raises(DecodeWorkerLostError, match=message):
+        list(fan_out.decode(unit, careful=False))
+    if harm != "hoards":
+        wait_for(lambda: not Path(f"/proc/{note.read_text()}").exists())
 
 
 @pytest.mark.parametrize("careful", [False, True])
 def test_a_share_begins_with_an_empty_list_and_no_list_spans_two_groups(careful: bool) -> None:
     groups = [RECORDS[:1], RECORDS[4:7], RECORDS[9:]]
-    place, *lists = decode_share(groups, source=DemoSource(), target=TARGET, careful=careful)
+    place, *lists = decode_share(groups, source=DemoSource(), target=TARGET, limits=DecodeLimits(), careful=careful)
     assert place.items == ()
     assert [[item.position for item in taken.items] for taken in lists] == [
         [pos for pos, _ in group] for group in groups
@@ -64,7 +149,7 @@ def test_tasks_of_a_unit_follow_the_measured_pace(decode_seconds: float, expecte
 
 def test_decode_workers_import_neither_torch_nor_ray() -> None:
     code = (
-        "import sys, tokenizer_jobs, tokenizer_jobs.cluster.decode_tasks; "
+        "import sys, tokenizer_jobs, tokenizer_jobs.cluster.decode_tasks, tokenizer_jobs.isolation.child; "
         "sys.exit(', '.join({'torch', 'ray'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.tokenizer_jobs.clips import CONTAINERS, decode_bytes, encode, speechlike
+from tests.tokenizer_jobs.clips import CONTAINERS, MemorySource, decode_bytes, encode, speechlike
 from tests.tokenizer_jobs.test_damage import accepted, reason, without_xing
-from tokenizer_jobs.decode import AudioTarget
+from tokenizer_jobs.decode import AudioTarget, decode_items
 from tokenizer_jobs.decode.ffmpeg import FfmpegReader
 from tokenizer_jobs.decode.opened import MemoryView
 from tokenizer_jobs.errors import ItemError, RejectReason, Stage
+from tokenizer_jobs.records import Item
 
 av = pytest.importorskip("av", reason="the extra `av` is not installed")
 
@@ -63,6 +64,22 @@ def test_cut_files_are_rejects(kind: str, share: float) -> None:
     assert reason(decode_bytes(cut, target=TARGET)) in (RejectReason.TRUNCATED, RejectReason.CORRUPT)
     decoded = decode_bytes(cut, target=KEEP)
     assert getattr(getattr(decoded, "facts", None), "truncated", True)
+
+
+@pytest.mark.parametrize("kind", ["m4a", "webm", "oggflac", "opus"])
+def test_parts_of_a_recording_are_its_samples(kind: str) -> None:
+    content = encode_by_ffmpeg(kind)
+    whole = accepted(decode_bytes(content, target=TARGET)).waveform
+    places = [(0.0, 0.5), (0.25, 1.0), (0.9, None)]
+    items = [
+        Item(id=f"{start}", source_uri="a", start_seconds=start, duration_seconds=duration)
+        for start, duration in places
+    ]
+    source = MemorySource({item.id: content for item in items})
+    decoded = decode_items(list(enumerate(items)), source=source, target=TARGET)
+    for found, (start, duration) in zip(decoded, places, strict=True):
+        stop = None if duration is None else round(start * RATE) + round(duration * RATE)
+        np.testing.assert_array_equal(accepted(found).waveform, whole[:, round(start * RATE) : stop])
 
 
 class BrokenInTheMiddle(FfmpegReader):

@@ -8,7 +8,9 @@ import pytest
 
 from tests.tokenizer_jobs.cluster_parts import HashCodec
 from tests.tokenizer_jobs.factories import FACTS
-from tokenizer_jobs.encoding import EncodeDesk, Waveform
+from tokenizer_jobs.codec import Waveform
+from tokenizer_jobs.encode_desk import TURN_SECONDS, EncodeDesk
+from tokenizer_jobs.errors import IntegrityError
 from tokenizer_jobs.records import EncodedItem
 
 
@@ -27,6 +29,29 @@ class NotingCodec(HashCodec):
             return super().encode(waveforms)
         finally:
             self._busy.release()
+
+
+class StreamingNotes(NotingCodec):
+    """Streams keep what is pushed, and encode it when they end."""
+
+    def stream(self) -> "NotingStream":
+        return NotingStream(self)
+
+
+class NotingStream:
+    def __init__(self, codec: StreamingNotes) -> None:
+        self._codec = codec
+        self._pushed: list[Waveform] = []
+
+    def push(self, waveform: Waveform) -> None:
+        assert self._codec._busy.acquire(blocking=False), "two calls at once"
+        self._pushed.append(waveform)
+        time.sleep(0.002)
+        self._codec._busy.release()
+
+    def finish(self) -> EncodedItem:
+        assert max(piece.shape[1] for piece in self._pushed) <= TURN_SECONDS * FACTS.sample_rate
+        return self._codec.encode([np.concatenate(self._pushed, axis=1)])[0]
 
 
 class BrokenCodec(HashCodec):
@@ -93,13 +118,13 @@ def test_seconds_are_shared_out_by_samples() -> None:
     desk = EncodeDesk(NotingCodec(), merges=True)
     opened = threading.Barrier(2)
 
-    def run(seconds: float) -> float:
+    def run(audio: Waveform) -> float:
         with desk.unit():
             opened.wait()
-            return desk.encode([waveform(0, seconds=seconds)])[1]
+            return desk.encode([audio])[1]
 
     with ThreadPoolExecutor(2) as threads:
-        short, long = threads.map(run, [60.0, 180.0])
+        short, long = threads.map(run, [waveform(0, seconds=60.0), waveform(0, seconds=180.0)])
     assert long == pytest.approx(3 * short)
 
 
@@ -111,3 +136,45 @@ def test_a_failing_call_fails_every_unit_in_it_and_the_desk_goes_on() -> None:
                 desk.encode([waveform(0)])
     with pytest.raises(ValueError, match="2 items"):
         encode_in_units(desk, [[[waveform(unit, seconds=60.0)]] for unit in range(2)])
+
+
+def test_streams_take_turns_with_calls() -> None:
+    desk = EncodeDesk(StreamingNotes(), merges=True)
+    long = waveform(0, seconds=100.0)
+
+    def run_stream() -> tuple[EncodedItem, float]:
+        with desk.unit():
+            stream = desk.stream()
+            taken = sum(stream.push(piece) for piece in np.array_split(long, 3, axis=1))
+            item, last = stream.finish()
+            return item, taken + last
+
+    def run_calls() -> list[EncodedItem]:
+        with desk.unit():
+            return [item for number in range(5) for item in desk.encode([waveform(number)])[0]]
+
+    with ThreadPoolExecutor(3) as threads:
+        streams = [threads.submit(run_stream) for _ in range(2)]
+        calls = threads.submit(run_calls).result()
+    (expected,) = HashCodec().encode([long])
+    for found, seconds in (stream.result() for stream in streams):
+        np.testing.assert_array_equal(found.codes, expected.codes)
+        assert seconds >= 0.01 + 6 * 0.002, "two turns for each of three pieces of 33 s"
+    for number, item in enumerate(calls):
+        np.testing.assert_array_equal(item.codes, HashCodec().encode([waveform(number)])[0].codes)
+
+
+def test_a_turn_that_fails_frees_the_desk() -> None:
+    def fail() -> None:
+        raise ValueError("out of order")
+
+    desk = EncodeDesk(HashCodec(), merges=True)
+    with desk.unit():
+        with pytest.raises(ValueError, match="out of order"):
+            desk.alone(fail)
+        assert len(desk.encode([waveform(0)])[0]) == 1
+
+
+def test_a_codec_without_streams_is_named() -> None:
+    with pytest.raises(IntegrityError, match="codec demo takes recordings whole"):
+        EncodeDesk(HashCodec(), merges=True).stream()

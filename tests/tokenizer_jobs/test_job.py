@@ -173,18 +173,20 @@ def test_sigterm_stops_resumable(calm: Path, tmp_path: Path) -> None:
     assert shard_bytes(output) == shard_bytes(calm)
 
 
-def test_a_record_that_kills_the_process_is_one_reject_when_started_again(calm: Path, tmp_path: Path) -> None:
+def test_records_that_harm_their_decoder_are_rejects_and_their_neighbours_are_as_ever(
+    calm: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "out"
-    deadly = "chord-196-ogg"
-    source = {"kind": "tests.tokenizer_jobs.plugins:DeadlyClips", "deadly": [deadly]}
-    killed = Killed(job(output, source=source), tmp_path)
-    with killed.start() as process:
-        assert process.wait(120) == -signal.SIGKILL
-    with killed.start() as process:
-        assert process.wait(120) == 0, process.stderr.read() if process.stderr else ""
-    assert rejects(output) == {deadly: "crashed_worker"}
-    expected = {row_id: row for row_id, row in rows(calm).items() if row_id != deadly}
-    assert rows(output) == expected
+    harms = {"chord-196-ogg": "dies", "tone-440-mp3": "spins", "chirp-350-ogg": "hoards"}
+    source = {"kind": "tests.tokenizer_jobs.plugins:HarmfulClips", "harms": harms}
+    result = run(job(output, source=source, runtime__decode_seconds=2.0, runtime__decode_gigabytes=0.5))
+    assert (result.exit_code, result.rejects) == (0, 3)
+    assert rejects(output) == {
+        "chord-196-ogg": "crashed_worker",
+        "tone-440-mp3": "timed_out",
+        "chirp-350-ogg": "out_of_memory",
+    }
+    assert rows(output) == {row_id: row for row_id, row in rows(calm).items() if row_id not in harms}
 
 
 def test_what_is_new_is_added_and_nothing_else_is_encoded(recordings: Path, tmp_path: Path) -> None:

@@ -9,14 +9,28 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from tokenizer_jobs.cli.flags import add_job_flags, as_words, override, overrides_in
+from tokenizer_jobs.cli.arguments import (
+    add_decode_arguments,
+    add_drop_arguments,
+    add_no_arguments,
+    add_plan_arguments,
+    add_retry_arguments,
+    add_run_arguments,
+    add_status_arguments,
+    add_training_arguments,
+    add_verify_arguments,
+)
+from tokenizer_jobs.cli.flags import as_words, override, overrides_in
 from tokenizer_jobs.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ConfigError
 
 if TYPE_CHECKING:
     from tokenizer_jobs.config import JobConfig
+    from tokenizer_jobs.job import Report
+    from tokenizer_jobs.results import RunResult
 
 __all__ = ["COMMANDS", "Command", "load_job"]
 
@@ -44,73 +58,6 @@ class Command:
         return f"{self.name} {self.operands}".strip()
 
 
-def _add_job_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", metavar="CONFIG", help="the job file (YAML); flags below replace single keys of it")
-    add_job_flags(parser)
-
-
-def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("output", metavar="OUTPUT", help="the output of a job: a local folder or an fsspec URL")
-
-
-def _add_json_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
-
-
-def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_job_arguments(parser)
-    _add_json_flag(parser)
-
-
-def _add_status_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_output_arguments(parser)
-    _add_json_flag(parser)
-    parser.add_argument("--watch", action="store_true", help="look again every few seconds until no unit is left")
-
-
-def _add_verify_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_output_arguments(parser)
-    parser.add_argument(
-        "--reencode",
-        metavar="FRACTION",
-        type=float,
-        default=0.0,
-        help="also encode this share of the rows again from their audio, 0 to 1, and report the match (default: 0)",
-    )
-    _add_model_flag(parser)
-    _add_json_flag(parser)
-
-
-def _add_decode_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_output_arguments(parser)
-    parser.add_argument("--id", metavar="ID", required=True, help="the row's id, as in its column `id`")
-    parser.add_argument("-o", "--wav", metavar="WAV", required=True, help="file to write: WAV, 32-bit float")
-    _add_model_flag(parser)
-
-
-def _add_model_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="MODEL", help="where the codec is now, if it moved; its weights must match")
-
-
-def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", metavar="CONFIG", help="the training file (YAML)")
-    parser.add_argument("--output", metavar="FOLDER", help="replaces the file's `output`")
-    parser.add_argument(
-        "--max-updates", metavar="N", type=_positive, help="stop once N updates are done in all; resumable"
-    )
-
-
-def _positive(word: str) -> int:
-    number = int(word)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not above 0")
-    return number
-
-
-def _add_no_arguments(_: argparse.ArgumentParser) -> None:
-    """Take nothing."""
-
-
 def load_job(arguments: argparse.Namespace) -> "JobConfig":
     """The job file that the arguments name, with their flags over it.
 
@@ -127,20 +74,48 @@ def load_job(arguments: argparse.Namespace) -> "JobConfig":
 
 def _run(arguments: argparse.Namespace) -> int:
     config = load_job(arguments)
+
+    def work(report: "Report") -> "RunResult":
+        from tokenizer_jobs.job import run  # imports torch: seconds, in which the display already says something
+
+        return run(config, replace=arguments.replace, report=report)
+
+    return _do(work)
+
+
+def _retry(arguments: argparse.Namespace) -> int:
+    from tokenizer_jobs.config import JobConfig
+
+    config = None if arguments.config is None else JobConfig.load(arguments.config, output=arguments.output)
+
+    def work(report: "Report") -> "RunResult":
+        from tokenizer_jobs.retrying import retry
+
+        return retry(
+            arguments.output,
+            reasons=arguments.reason,
+            filtered=arguments.filtered,
+            config=config,
+            report=report,
+        )
+
+    return _do(work)
+
+
+def _do(work: "Callable[[Report], RunResult]") -> int:
+    """Work under the progress display, and say how it ended."""
     from tokenizer_jobs.cli.screens import run_screen
     from tokenizer_jobs.progress import ProgressDisplay
 
     try:
         with _sigterm_as_interrupt(), ProgressDisplay(sys.stderr) as display:
-            from tokenizer_jobs.job import run  # imports torch: seconds, in which the display already says something
-
-            result = run(config, report=display.report)
+            result = work(display.report)
     except KeyboardInterrupt:  # while loading, planning or publishing; with units in hand `run` stops by itself
         print("stopped; nothing is lost, and the same command resumes", file=sys.stderr)
         return EXIT_STOPPED
     from tokenizer_jobs.audition import any_row_id
 
-    print(run_screen(result, example_id=any_row_id(config.output) if result.snapshot is not None else None))
+    print(run_screen(result, example_id=any_row_id(result.output) if result.snapshot is not None else None))
     _complain(result.problems)
     return result.exit_code
 
@@ -168,9 +143,10 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 def _plan(arguments: argparse.Namespace) -> int:
     config = load_job(arguments)
     from tokenizer_jobs.cli.screens import plan_screen
-    from tokenizer_jobs.dry_run import plan
+    from tokenizer_jobs.dry_run import PriceList, plan
 
-    result = plan(config)
+    prices = None if arguments.price is None else PriceList.load(arguments.price)
+    result = plan(config, calibrated=arguments.calibrate, prices=prices)
     words = ["tokenizer-jobs", "run", arguments.config, *as_words(overrides_in(arguments))]
     print(result.model_dump_json() if arguments.json else plan_screen(result, run_command=shlex.join(words)))
     return _complain(result.problems)
@@ -211,6 +187,33 @@ def _complain(problems: Sequence[str]) -> int:
     for problem in problems:
         print(f"problem: {problem}", file=sys.stderr)
     return EXIT_FAILED if problems else EXIT_DONE
+
+
+def _drop(arguments: argparse.Namespace) -> int:
+    from tokenizer_jobs.cli.screens import drop_screen
+    from tokenizer_jobs.dropping import drop
+
+    result = drop(
+        arguments.output,
+        ids=None if arguments.ids is None else _read_ids(arguments.ids),
+        where=arguments.where,
+        missing_ok=arguments.missing_ok,
+        dry_run=arguments.dry_run,
+    )
+    print(result.model_dump_json() if arguments.json else drop_screen(result))
+    return EXIT_DONE
+
+
+def _read_ids(path: str) -> list[str]:
+    """Ids as they stand in a file, one a line; empty lines are none."""
+    try:
+        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--ids {path!r} cannot be read: {error}; expected a text file of one id a line") from error
+    ids = [line for line in text.split("\n") if line]
+    if not ids:
+        raise ConfigError(f"--ids {path!r} holds no id; expected one a line")
+    return [line.removesuffix("\r") for line in ids]
 
 
 def _decode(arguments: argparse.Namespace) -> int:
@@ -268,6 +271,7 @@ def _doctor(_: argparse.Namespace) -> int:
 
 
 _DAILY = "jobs"
+_CHANGES = "changing an output"
 _CODES = "using the codes"
 _TRAINING = "training of codecs and their language models"
 _MACHINE = "this machine"
@@ -284,7 +288,7 @@ COMMANDS = {
                 "tokenizer-jobs run configs/quickstart.yaml",
                 "tokenizer-jobs run job.yaml --output out/low --recipe.codec.bandwidth-kbps 3",
             ),
-            add_arguments=_add_job_arguments,
+            add_arguments=add_run_arguments,
             execute=_run,
         ),
         Command(
@@ -292,8 +296,13 @@ COMMANDS = {
             operands="CONFIG",
             group=_DAILY,
             summary="dry run: what `run` would do; writes nothing",
-            examples=("tokenizer-jobs plan job.yaml", "tokenizer-jobs plan job.yaml --json"),
-            add_arguments=_add_plan_arguments,
+            examples=(
+                "tokenizer-jobs plan job.yaml",
+                "tokenizer-jobs plan job.yaml --json",
+                "tokenizer-jobs plan job.yaml --calibrate --price examples/prices.yaml",
+                "    # prices.yaml: machines: [{name: small, cores: 4, gpus: 0, price_per_hour: 0.2, currency: EUR}]",
+            ),
+            add_arguments=add_plan_arguments,
             execute=_plan,
         ),
         Command(
@@ -302,7 +311,7 @@ COMMANDS = {
             group=_DAILY,
             summary="what is committed, running and left; works from any machine",
             examples=("tokenizer-jobs status out/speech --watch", "tokenizer-jobs status s3://bucket/speech --json"),
-            add_arguments=_add_status_arguments,
+            add_arguments=add_status_arguments,
             execute=_status,
         ),
         Command(
@@ -311,8 +320,32 @@ COMMANDS = {
             group=_DAILY,
             summary="prove that every item is there once and undamaged; last line: the digest",
             examples=("tokenizer-jobs verify out/speech", "tokenizer-jobs verify out/speech --reencode 0.01"),
-            add_arguments=_add_verify_arguments,
+            add_arguments=add_verify_arguments,
             execute=_verify,
+        ),
+        Command(
+            name="retry",
+            operands="OUTPUT",
+            group=_CHANGES,
+            summary="try rejects again; a success is a row of a new shard in the next snapshot",
+            examples=(
+                "tokenizer-jobs retry out/speech",
+                "tokenizer-jobs retry out/speech --reason unreadable --config job.yaml",
+            ),
+            add_arguments=add_retry_arguments,
+            execute=_retry,
+        ),
+        Command(
+            name="drop",
+            operands="OUTPUT --ids FILE | --where SQL",
+            group=_CHANGES,
+            summary="take items out, for good: rewritten shards, a receipt, and a new snapshot",
+            examples=(
+                "tokenizer-jobs drop out/speech --ids withdrawn.txt",
+                "tokenizer-jobs drop out/speech --where \"silent_fraction > 0.9 OR speaker = 'p225'\" --dry-run",
+            ),
+            add_arguments=add_drop_arguments,
+            execute=_drop,
         ),
         Command(
             name="decode",
@@ -320,7 +353,7 @@ COMMANDS = {
             group=_CODES,
             summary="the codes of one row back to audio",
             examples=("tokenizer-jobs decode out/speech --id speaker1/hello.flac -o hello.wav",),
-            add_arguments=_add_decode_arguments,
+            add_arguments=add_decode_arguments,
             execute=_decode,
         ),
         Command(
@@ -329,7 +362,7 @@ COMMANDS = {
             group=_TRAINING,
             summary="train a codec on audio; resumes what was begun",
             examples=("tokenizer-jobs train-codec configs/train_encodec_24khz.yaml --output out/my_codec",),
-            add_arguments=_add_training_arguments,
+            add_arguments=add_training_arguments,
             execute=_train_codec,
         ),
         Command(
@@ -338,7 +371,7 @@ COMMANDS = {
             group=_TRAINING,
             summary="train the entropy coder's language model on an output's codes; resumes what was begun",
             examples=("tokenizer-jobs train-lm configs/train_lm.yaml --output out/my_lm",),
-            add_arguments=_add_training_arguments,
+            add_arguments=add_training_arguments,
             execute=_train_lm,
         ),
         Command(
@@ -347,7 +380,7 @@ COMMANDS = {
             group=_MACHINE,
             summary="what this machine has, what is missing, and the command that mends it",
             examples=("tokenizer-jobs doctor",),
-            add_arguments=_add_no_arguments,
+            add_arguments=add_no_arguments,
             execute=_doctor,
         ),
     )

@@ -19,11 +19,11 @@ from tokenizer_jobs.wording import (
 
 if TYPE_CHECKING:
     from tokenizer_jobs.reencoding import ReencodeResult
-    from tokenizer_jobs.results import OutputSummary, PlanResult, RunResult
+    from tokenizer_jobs.results import Calibration, DropResult, MachineCost, OutputSummary, PlanResult, RunResult
     from tokenizer_jobs.status import Status
     from tokenizer_jobs.verification import VerifyResult
 
-__all__ = ["plan_screen", "run_screen", "status_screen", "verify_screen"]
+__all__ = ["drop_screen", "plan_screen", "run_screen", "status_screen", "verify_screen"]
 
 SHOWN = 5
 """Examples in a list of ids; the JSON form has all of them."""
@@ -59,7 +59,7 @@ def run_screen(result: "RunResult", *, example_id: str | None) -> str:
     return "\n".join([head, *_table(facts), *_next_steps(result, example_id)])
 
 
-_LAYOUTS = {1: "mono", 2: "stereo"}
+_LAYOUTS = {"1": "mono", "2": "stereo", "unknown": "unknown"}
 
 
 def plan_screen(result: "PlanResult", *, run_command: str) -> str:
@@ -79,7 +79,12 @@ def plan_screen(result: "PlanResult", *, run_command: str) -> str:
         *(_planned_work(result) if result.new_items else ()),
     ]
     facts += [("skipped", counts_text(result.skipped))] if result.skipped else []
+    facts += (
+        [("missing", f"{count_text(result.missing_files, 'file')} of the manifest")] if result.missing_files else []
+    )
     facts += [("duplicates", _shortened(result.duplicate_ids))] if result.duplicate_ids else []
+    facts += [] if result.calibration is None else _predictions(result.calibration)
+    facts += [("cost", _cost(machine)) for machine in result.costs]
     open_units = result.units - result.units_committed
     if result.problems:
         end = "a run would be refused:"  # the problems follow on stderr
@@ -91,22 +96,69 @@ def plan_screen(result: "PlanResult", *, run_command: str) -> str:
 
 
 def _planned_work(result: "PlanResult") -> list[tuple[str, str]]:
-    rates = {f"{rate} Hz": count for rate, count in result.sample_rates.items()}
-    layouts = {_LAYOUTS.get(channels, f"{channels} channels"): count for channels, count in result.channels.items()}
+    rates = {f"{rate} Hz": hours for rate, hours in result.hours_by_sample_rate.items()}
+    layouts = {_LAYOUTS.get(name, f"{name} channels"): hours for name, hours in result.hours_by_channels.items()}
     open_units = result.units - result.units_committed
     unreadable = (
-        [("no header", f"{result.unreadable_headers:,} could not be read")] if result.unreadable_headers else []
+        [("no header", f"{result.unreadable_headers:,} of {result.headers_read:,} could not be read")]
+        if result.unreadable_headers
+        else []
+    )
+    filtered = (
+        [("filters", f"about {counts_text(result.expected_filtered)} will be rejects")]
+        if result.expected_filtered
+        else []
     )
     return [
         ("audio", audio_text(result.hours)),
-        ("formats", counts_text(result.formats)),
-        ("rates", counts_text(rates)),
-        ("channels", counts_text(layouts)),
+        ("formats", _hours(result.hours_by_format)),
+        ("rates", _hours(rates)),
+        ("channels", _hours(layouts)),
+        ("longest", f"{result.longest_id}, {span_text(result.longest_seconds)}"),
         *unreadable,
+        *filtered,
         ("units", f"{open_units:,} to do, about {result.unit_minutes:.2g} min of audio each"),
         ("codes", f"about {result.expected_codes:,} in {bytes_text(result.expected_bytes)}"),
         ("time", f"about {span_text(result.expected_seconds)} of encoding on this machine alone"),
     ]
+
+
+def _hours(by_name: dict[str, float]) -> str:
+    return ", ".join(f"{name} {audio_text(hours)}" for name, hours in by_name.items()) or "none"
+
+
+def _predictions(found: "Calibration") -> list[tuple[str, str]]:
+    rates = [
+        f"{name} at {speed_text(1 / cost)} per {unit}"
+        for name, cost, unit in (
+            ("decoding", found.decode_cpu_per_audio_second, "core"),
+            ("encoding", found.encode_per_audio_second, "GPU" if found.device == "cuda" else "core"),
+        )
+        if cost > 0
+    ]
+    what_if = [f"twice the cores {span_text(found.twice_cores_seconds)}"]
+    what_if += [
+        f"{count_text(number, 'GPU')} {span_text(seconds)}" if number else f"GPUs no less than {span_text(seconds)}"
+        for number, seconds in found.gpus_seconds.items()
+    ]
+    sample = f"{count_text(found.items, 'item')} ({audio_text(found.audio_seconds / 3600)})"
+    return [
+        ("sample", f"{sample} took {span_text(found.elapsed_seconds)}: {', '.join(rates)}"),
+        (
+            "duration",
+            f"about {span_text(found.predicted_seconds)} in all, {span_text(found.startup_seconds)} of them around the "
+            f"work; the job waits for {found.bound_stage} most",
+        ),
+        ("what if", ", ".join(what_if)),
+        ("assuming", "; ".join(found.assumptions)),
+    ]
+
+
+def _cost(machine: "MachineCost") -> str:
+    name = f"{machine.name}, this machine" if machine.is_this_machine else machine.name
+    if machine.seconds is None or machine.cost is None:
+        return f"{name}: this machine cannot tell; calibrate on one of that kind"
+    return f"{name}: {machine.cost:,.2f} {machine.currency} for {span_text(machine.seconds)}"
 
 
 def status_screen(status: "Status") -> str:
@@ -124,6 +176,21 @@ def status_screen(status: "Status") -> str:
         left = "" if status.eta_seconds is None else f", {span_text(status.eta_seconds)} left"
         facts.insert(2, ("speed", f"{status.rate:,.1f} hours of audio per hour{left}"))
     return "\n".join([*_table(facts), *(f"  {problem}" for problem in status.problems)])
+
+
+def drop_screen(result: "DropResult") -> str:
+    """What was taken out, or would be."""
+    head = "would be dropped (nothing was written)" if result.dry_run else "dropped"
+    facts = [
+        ("output", result.output),
+        ("items", f"{result.items:,}"),
+        ("rows", f"{result.rows:,} in {count_text(result.units, 'unit')}"),
+        ("rejects", f"{result.rejects:,}"),
+    ]
+    facts += [("before", f"{count_text(result.already, 'id')} dropped already")] if result.already else []
+    facts += [("receipt", result.receipt)] if result.receipt is not None else []
+    facts += [("snapshot", str(result.snapshot))] if result.snapshot is not None else []
+    return "\n".join([head, *_table(facts)])
 
 
 def verify_screen(result: "VerifyResult") -> str:
@@ -146,6 +213,8 @@ def _reencoded_text(found: "ReencodeResult") -> str:
         f"{count_text(found.items, 'item')}, {count_text(found.codes, 'code')}: {share}, "
         f"{count_text(found.near_tie_frames, 'frame')} of near ties, {count_text(found.wrong_frames, 'frame')} wrong"
     )
+    if found.partly:
+        text += f"; of {count_text(found.partly, 'item')} ten minutes only"
     return f"{text}; {found.gone:,} sampled inputs are gone or changed" if found.gone else text
 
 
@@ -159,8 +228,9 @@ def _state(status: "Status") -> str:
 
 
 def _totals(totals: "OutputSummary") -> list[tuple[str, str]]:
+    dropped = f", {totals.dropped:,} dropped" if totals.dropped else ""
     return [
-        ("rows", f"{totals.rows:,} of {count_text(totals.items, 'item')}"),
+        ("rows", f"{totals.rows:,} of {count_text(totals.items, 'item')}{dropped}"),
         ("audio", audio_text(totals.hours)),
         ("size", bytes_text(totals.bytes)),
     ]
@@ -171,8 +241,14 @@ def _rejects(count: int, by_reason: dict[str, int]) -> str:
 
 
 def _left_alone(result: "RunResult") -> list[tuple[str, str]]:
-    changed = count_text(result.changed, "input") + " under a known id; their rows were left as they are"
-    vanished = count_text(result.vanished, "input") + " that the source holds no more; their rows stay"
+    changed = (
+        f"{count_text(result.changed, 'input')} under a known id{_such_as(result.changed_ids)}; their rows stay as "
+        "they are, --replace tokenizes them anew"
+    )
+    vanished = (
+        f"{count_text(result.vanished, 'input')} that the source holds no more{_such_as(result.vanished_ids)}; their "
+        "rows stay until `drop`"
+    )
     return [
         (n, text)
         for n, count, text in (("changed", result.changed, changed), ("vanished", result.vanished, vanished))
@@ -208,6 +284,10 @@ def _program() -> str:
 
 def _table(facts: Iterable[tuple[str, str]]) -> list[str]:
     return [f"  {name:<10} {value}" for name, value in facts]
+
+
+def _such_as(ids: list[str]) -> str:
+    return f", such as {', '.join(map(repr, ids[:2]))}" if ids else ""
 
 
 def _shortened(names: list[str]) -> str:

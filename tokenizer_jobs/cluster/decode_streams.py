@@ -8,21 +8,22 @@ so far; what they give, and in which order, does not. The consumer starts the ta
 cannot be handed to another process.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from math import ceil
 from typing import Any
 
 import numpy as np
 import ray
 from ray.exceptions import RayError
 
-from tokenizer_jobs.cluster.decode_tasks import DecodedList, decode_share, plan_groups
+from tokenizer_jobs.cluster.decode_tasks import DecodedList, Group, decode_share, decoded_seconds, plan_groups
 from tokenizer_jobs.cluster.faults import DecodeWorkerLostError, decode_fault
 from tokenizer_jobs.decode import AudioTarget
 from tokenizer_jobs.errors import IntegrityError
-from tokenizer_jobs.records import Decoded, DecodedItem, WorkUnit
+from tokenizer_jobs.isolation import PATIENCE, DecodeLimits
+from tokenizer_jobs.records import Decoded, DecodedItem, DecodedStretch, WorkUnit
 from tokenizer_jobs.source_config import SourceConfig
 
 __all__ = ["DecodeFanOut", "Pace"]
@@ -60,6 +61,8 @@ class DecodeFanOut:
     """That one task reserves."""
     start_timeout_seconds: float
     """After which a task that found no place fails its unit, so that units never wait for each other for ever."""
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
+    """Of decoding one record."""
     decoding: Pace = field(default_factory=Pace)
     encoding: Pace = field(default_factory=Pace)
 
@@ -79,7 +82,7 @@ class DecodeFanOut:
         """
         if not self.decoding.seconds or not self.encoding.seconds:
             return self.num_tasks
-        return max(1, min(self.num_tasks, ceil(self.decoding.seconds / self.encoding.seconds)))
+        return max(1, min(self.num_tasks, math.ceil(self.decoding.seconds / self.encoding.seconds)))
 
     def decode(self, unit: WorkUnit, *, careful: bool) -> Iterator[Decoded]:
         """Decode a unit's items in plan order; closing the iterator ends the tasks.
@@ -89,7 +92,7 @@ class DecodeFanOut:
             careful: A worker died on it: one task, each record in a killable child process.
 
         Raises:
-            DecodeWorkerLostError: a task's process died, or it found no place.
+            DecodeWorkerLostError: a task's process died, hung or had no memory, or it found no place.
             TokenizerJobsError: what decoding raised in a task.
         """
         groups = plan_groups(enumerate(unit.items))
@@ -98,12 +101,13 @@ class DecodeFanOut:
             _DecodeTask(
                 _start(groups[index::num_tasks], fan_out=self, careful=careful, name=f"decode {unit.part_name}"),
                 fan_out=self,
+                careful=careful,
             )
             for index in range(num_tasks)
         ]
         try:
             for index, group in enumerate(groups):
-                yield from tasks[index % num_tasks].take(len(group))
+                yield from tasks[index % num_tasks].take(group)
             for task in tasks:
                 task.finish()
             if not careful:
@@ -124,28 +128,32 @@ def _start(share: list[Any], *, fan_out: DecodeFanOut, careful: bool, name: str)
         num_returns="streaming",
         _generator_backpressure_num_objects=LISTS_AHEAD,
     )
-    return task.remote(share, source=fan_out.source, target=fan_out.target, careful=careful)
+    return task.remote(share, source=fan_out.source, target=fan_out.target, limits=fan_out.limits, careful=careful)
 
 
 class _DecodeTask:
     """One decode task, seen by its consumer."""
 
-    def __init__(self, lists: Any, *, fan_out: DecodeFanOut) -> None:
+    def __init__(self, lists: Any, *, fan_out: DecodeFanOut, careful: bool) -> None:
         self._lists = lists
         self._fan_out = fan_out
+        self._careful = careful
         self._start_deadline: float | None = time.monotonic() + fan_out.start_timeout_seconds
         self.seconds = self.audio_seconds = 0.0
         """Of decoding so far, and of the audio that it gave."""
 
-    def take(self, num_items: int) -> Iterator[Decoded]:
-        """Take the next items of the task's share."""
+    def take(self, group: Group) -> Iterator[Decoded]:
+        """Take what the next group of the task's share is decoded to."""
+        self._await_place()
+        num_items, seconds_left = len(group), self._patience(group)
         while num_items > 0:
-            taken = self._next_list()
-            num_items -= len(taken.items)
+            started = time.monotonic()
+            taken = self._next_list(seconds_left)
+            seconds_left -= time.monotonic() - started
+            num_items -= sum(decoded.is_last for decoded in taken.items)
             self.seconds += taken.seconds
-            self.audio_seconds += sum(
-                item.facts.duration_seconds for item in taken.items if isinstance(item, DecodedItem)
-            )
+            sample_rate = self._fan_out.target.sample_rate
+            self.audio_seconds += sum(decoded_seconds(decoded, sample_rate=sample_rate) for decoded in taken.items)
             yield from map(_own_samples, taken.items)
 
     def finish(self) -> None:
@@ -165,9 +173,18 @@ class _DecodeTask:
         if not self._lists.is_finished():
             ray.cancel(self._lists)
 
-    def _next_list(self) -> DecodedList:
+    def _patience(self, group: Group) -> float:
+        """Time that a group may take in a task that ends itself when one record takes too long."""
+        if self._careful:
+            return math.inf  # it waits for a child with limits of its own
+        return PATIENCE * sum(self._fan_out.limits.seconds_for(item) for _, item in group)
+
+    def _next_list(self, timeout_seconds: float) -> DecodedList:
+        if not self._wait(timeout_seconds):
+            # Its own alarm did not end it: it is stopped, or the kernel holds it. If it can be ended, it is.
+            ray.cancel(self._lists, force=True)
+            raise DecodeWorkerLostError("a decode task gave nothing for longer than all of its records may take")
         try:
-            self._await_place()
             taken: DecodedList = ray.get(next(self._lists))
         except StopIteration:
             raise IntegrityError("a decode task ended before it had given all items of its share") from None
@@ -178,18 +195,23 @@ class _DecodeTask:
     def _await_place(self) -> None:
         if self._start_deadline is None:
             return
-        found, _ = ray.wait([self._lists], timeout=max(0.0, self._start_deadline - time.monotonic()))
-        if not found:
+        if not self._wait(self._start_deadline - time.monotonic()):
             raise DecodeWorkerLostError(
                 f"a decode task of {self._fan_out.cpus:g} CPUs found no place within "
                 f"{self._fan_out.start_timeout_seconds:g} s; the cluster's CPUs are taken"
             )
+        self._next_list(math.inf)  # the empty one that a task begins with
         self._start_deadline = None
+
+    def _wait(self, timeout_seconds: float) -> bool:
+        timeout = None if math.isinf(timeout_seconds) else max(0.0, timeout_seconds)
+        found, _ = ray.wait([self._lists], timeout=timeout)
+        return bool(found)
 
 
 def _own_samples(decoded: Decoded) -> Decoded:
     # What comes from the object store is a read-only view of it, which torch warns about; int16 is copied anyway,
     # when it becomes float32.
-    if isinstance(decoded, DecodedItem) and decoded.waveform.dtype == np.float32:
+    if isinstance(decoded, DecodedItem | DecodedStretch) and decoded.waveform.dtype == np.float32:
         return replace(decoded, waveform=decoded.waveform.copy())
     return decoded

@@ -6,19 +6,29 @@ the groups of all tasks in planned order, knows by counting when the next task's
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby
 
 from tokenizer_jobs.decode import AudioTarget, decode_items
-from tokenizer_jobs.isolation import decode_isolated
-from tokenizer_jobs.records import Decoded, DecodedItem, Item
+from tokenizer_jobs.isolation import DecodeLimits, alarmed, decode_isolated, memory_limited
+from tokenizer_jobs.planning import read_together
+from tokenizer_jobs.records import Decoded, Item, RejectedItem
 from tokenizer_jobs.source_config import SourceConfig
 from tokenizer_jobs.sources import make_source
 
-__all__ = ["MAX_LIST_ITEMS", "MAX_LIST_SECONDS", "DecodedList", "Group", "decode_share", "plan_groups"]
+__all__ = [
+    "MAX_LIST_ITEMS",
+    "MAX_LIST_SECONDS",
+    "DecodedList",
+    "Group",
+    "decode_share",
+    "decoded_seconds",
+    "plan_groups",
+]
 
 MAX_LIST_SECONDS = 30.0
-"""Audio in one list, unless a single item is longer: 2.9 MB as float32 at 24 kHz."""
+"""Audio in one list, unless a single item, or a stretch of one, is longer: 2.9 MB as float32 at 24 kHz."""
 
 MAX_LIST_ITEMS = 32
 
@@ -36,21 +46,26 @@ class DecodedList:
 
 
 def plan_groups(items: Iterable[tuple[int, Item]]) -> list[Group]:
-    """Cut a unit into groups by the plan's estimates: what one task decodes before it is another's turn."""
+    """Cut a unit into groups by the plan's estimates: what one task decodes before it is another's turn.
+
+    Items that are read at once stay together, however many.
+    """
     groups: list[list[tuple[int, Item]]] = []
     seconds = 0.0
-    for position, item in items:
-        full = seconds + item.estimated_seconds > MAX_LIST_SECONDS or (groups and len(groups[-1]) == MAX_LIST_ITEMS)
-        if not groups or full:
-            groups.append([])
-            seconds = 0.0
-        groups[-1].append((position, item))
-        seconds += item.estimated_seconds
+    for _, together in groupby(items, key=lambda record: read_together(record[1])):
+        records = list(together)
+        more = sum(item.estimated_seconds for _, item in records)
+        if groups and seconds + more <= MAX_LIST_SECONDS and len(groups[-1]) + len(records) <= MAX_LIST_ITEMS:
+            groups[-1].extend(records)
+            seconds += more
+        else:
+            groups.append(records)
+            seconds = more
     return list(groups)
 
 
 def decode_share(
-    groups: Sequence[Group], *, source: SourceConfig, target: AudioTarget, careful: bool
+    groups: Sequence[Group], *, source: SourceConfig, target: AudioTarget, limits: DecodeLimits, careful: bool
 ) -> Iterator[DecodedList]:
     """Decode groups in order; the first list is empty and says that the task has found a place.
 
@@ -58,28 +73,48 @@ def decode_share(
         groups: The task's share of the unit.
         source: Opens the items.
         target: What the waveforms should be.
-        careful: Decode each record in a killable child process.
+        limits: What decoding may take: a record that takes longer ends this process, one that takes more memory raises.
+        careful: Decode in a killable child process and blame the record that kills it.
+
+    Raises:
+        MemoryError: a record took more memory than it may, or there is none left.
     """
     yield DecodedList(items=(), seconds=0.0)
     items = [record for group in groups for record in group]
-    if careful:
-        decoded = decode_isolated(items, source=source, target=target)
-    else:
-        decoded = decode_items(items, source=make_source(source), target=target)
-    for group in groups:
-        yield from _lists(islice(decoded, len(group)))
+    with ExitStack() as stack:
+        if careful:
+            decoded = decode_isolated(items, source=source, target=target, limits=limits)
+        else:
+            stack.enter_context(memory_limited(limits))
+            decoded = alarmed(
+                decode_items(items, source=make_source(source), target=target), items=items, limits=limits
+            )
+        for group in groups:
+            yield from _lists(_items(decoded, len(group)), sample_rate=target.sample_rate)
 
 
-def _lists(decoded: Iterable[Decoded]) -> Iterator[DecodedList]:
+def _items(decoded: Iterator[Decoded], num_items: int) -> Iterator[Decoded]:
+    """What the next items are decoded to."""
+    while num_items > 0 and (step := next(decoded, None)) is not None:
+        num_items -= step.is_last
+        yield step
+
+
+def _lists(decoded: Iterable[Decoded], *, sample_rate: int) -> Iterator[DecodedList]:
     waiting: list[Decoded] = []
     seconds = 0.0
     start = time.monotonic()
-    for item in decoded:
-        duration = item.facts.duration_seconds if isinstance(item, DecodedItem) else 0.0
+    for step in decoded:
+        duration = decoded_seconds(step, sample_rate=sample_rate)
         if waiting and (seconds + duration > MAX_LIST_SECONDS or len(waiting) == MAX_LIST_ITEMS):
             yield DecodedList(items=tuple(waiting), seconds=time.monotonic() - start)
             waiting, seconds, start = [], 0.0, time.monotonic()
-        waiting.append(item)
+        waiting.append(step)
         seconds += duration
     if waiting:
         yield DecodedList(items=tuple(waiting), seconds=time.monotonic() - start)
+
+
+def decoded_seconds(decoded: Decoded, *, sample_rate: int) -> float:
+    """Length of the waveform that this brings, be it a row or a stretch of one."""
+    return 0.0 if isinstance(decoded, RejectedItem) else decoded.waveform.shape[1] / sample_rate

@@ -143,6 +143,7 @@ class RayExecutor:
             num_tasks=self._placement.decode_tasks,
             cpus=self._placement.decode_cpus,
             start_timeout_seconds=self._runtime.placement_timeout_seconds,
+            limits=self._job.limits,
         )
         actor = ray.remote(self._encoder_class).options(**options)
         return actor.remote(

@@ -11,7 +11,7 @@ __all__ = ["DecodeWorkerLostError", "EncoderBrokenError", "Fault", "NoEncoderLef
 
 
 class DecodeWorkerLostError(TransientError):
-    """A decode task lost its process or its node, or found no place; the encoder that needed it is well."""
+    """A decode task lost its process or its node, had no memory or found no place; the encoder itself is well."""
 
 
 class EncoderBrokenError(TransientError):
@@ -58,6 +58,8 @@ def classify(error: RayError) -> Fault:
 def decode_fault(error: RayError) -> Exception:
     """Turn the failure of a decode task, seen by the encoder that needed it, into the error to raise."""
     if isinstance(error, RayTaskError):
+        if isinstance(error.cause, MemoryError):
+            return DecodeWorkerLostError(f"a decode worker met its memory limit ({first_line(error.cause)})")
         return error.cause if isinstance(error.cause, Exception) else error
     return DecodeWorkerLostError(f"a decode worker was lost ({type(error).__name__}: {first_line(error)})")
 

@@ -18,7 +18,7 @@ def inspect_mp4(data: InputBytes, start: int) -> Inspection:
         if size == 0:  # to the end of the file
             size = data.size - place
         if size < 8:
-            return Inspection(skip=start, damage=f"an MP4 box of {size} bytes at byte {place}")
+            return Inspection(skip=start, damage=f"an MP4 box of {size} bytes at byte {place}", sound_frames=0)
         names.add(header[4:8])
         place += size
     if place > data.size:

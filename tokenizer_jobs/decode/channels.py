@@ -11,9 +11,11 @@ import numpy.typing as npt
 
 from tokenizer_jobs.errors import ItemError, RejectReason, Stage
 
-__all__ = ["ChannelMix", "choose_channels"]
+__all__ = ["ChannelMix", "choose_channels", "choose_rows"]
 
 ALL_CHANNELS = -1
+MOST_ROWS = 64
+"""Channels that may be rows of their own; a header that claims more is damaged, or no recording of voices."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,35 @@ def choose_channels(*, source_channels: int, codec_channels: int, policy: str) -
     if policy == "mono" or codec_channels == 1:
         return ChannelMix(channel=ALL_CHANNELS, mean=source_channels > 1, copies=codec_channels)
     return ChannelMix(channel=ALL_CHANNELS, mean=False, copies=codec_channels // source_channels)
+
+
+def choose_rows(
+    *, source_channels: int, codec_channels: int, policy: str, channel: int | None
+) -> tuple[ChannelMix, ...]:
+    """Apply the channel policy to one item: one mix for each of its rows, of several under `each` alone.
+
+    Args:
+        source_channels: As stored, at least 1.
+        codec_channels: 1 or 2.
+        policy: `recipe.audio.channels`.
+        channel: That the item names, from 0; None: the policy decides.
+
+    Raises:
+        ItemError: the policy has no rule for that many channels, or the item's channel is not there.
+    """
+    if channel is not None:
+        if not 0 <= channel < source_channels:
+            raise ItemError(
+                f"channel {channel} of a recording with {source_channels}, counted from 0",
+                stage=Stage.DECODE,
+                reason=RejectReason.OUTSIDE,
+            )
+        return (ChannelMix(channel=channel, mean=False, copies=codec_channels),)
+    if policy != "each":
+        return (choose_channels(source_channels=source_channels, codec_channels=codec_channels, policy=policy),)
+    if source_channels > MOST_ROWS:
+        raise _unsupported(source_channels, policy, f"at most {MOST_ROWS}")
+    return tuple(ChannelMix(channel=row, mean=False, copies=codec_channels) for row in range(source_channels))
 
 
 def _unsupported(source_channels: int, policy: str, expected: str) -> ItemError:

@@ -134,7 +134,7 @@ def _inspect_aiff(data: InputBytes, start: int) -> Inspection:
     chunks = {chunk.name: chunk for chunk in _chunks(data, start + 12, ">")}
     seen = _inspect_data_chunk(data, start, iter(chunks.values()), b"SSND")
     if b"COMM" not in chunks:
-        return seen if seen.truncation else replace(seen, damage="an AIFF without its COMM chunk")
+        return seen if seen.truncation else replace(seen, damage="an AIFF without its COMM chunk", sound_frames=0)
     return replace(seen, promised_frames=int.from_bytes(data.read_at(chunks[b"COMM"].start + 2, 4), "big"))
 
 
@@ -189,7 +189,9 @@ def _inspect_nist(data: InputBytes, start: int) -> Inspection:
         size = int(fields[b"sample_count"]) * int(fields.get(b"channel_count", 1)) * int(fields[b"sample_n_bytes"])
         chunk = _Chunk(b"data", start + int(header[8:16]), size)
     except (KeyError, ValueError):
-        return Inspection(skip=start, damage="a NIST header without sample_count, sample_n_bytes or its own size")
+        return Inspection(
+            skip=start, damage="a NIST header without sample_count, sample_n_bytes or its own size", sound_frames=0
+        )
     if data.size < chunk.end:
         return Inspection(skip=start, truncation=_too_few(chunk, data.size - chunk.start))
     return Inspection(skip=start)

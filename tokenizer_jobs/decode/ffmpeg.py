@@ -49,6 +49,7 @@ class FfmpegReader:
         container_name = self._container.format.name.split(",")[0]
         self.source_format = f"{container_name.upper()}/{self._stream.codec_context.name.upper()}"
         self.is_pcm16 = False
+        self.can_seek = False
         self.num_frames = self._least_frames() if container_name in _HEADER_DURATIONS else None
 
     def _least_frames(self) -> int | None:
@@ -65,8 +66,10 @@ class FfmpegReader:
         dtype: type[np.generic],
         *,
         block_values: int,
+        first_frame: int = 0,
     ) -> Iterator[npt.NDArray[np.generic]]:
-        """Samples in blocks of whole packets; see `Reader`."""
+        """Samples in blocks of whole packets, from the first one on; see `Reader`."""
+        assert first_frame == 0, "PyAV lands on packets, up to 0.23 s early"
         # Packets hold 20 ms or so: checked, mixed and resampled one by one they cost as much again as their decoding.
         waiting: list[npt.NDArray[np.float32]] = []
         num_values = 0

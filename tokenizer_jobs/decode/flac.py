@@ -36,7 +36,11 @@ def inspect_flac(data: InputBytes, start: int) -> Inspection:
     seen = Inspection(skip=start, promised_frames=total or None)
     if last is None or (total and last.end_sample < total):
         there = 0 if last is None else last.end_sample
-        return Inspection(skip=start, truncation=f"STREAMINFO promises {total} samples, the last frame ends at {there}")
+        return Inspection(
+            skip=start,
+            truncation=f"STREAMINFO promises {total} samples, the last frame ends at {there}",
+            sound_frames=there or None,
+        )
     if total and last.end_sample > total:
         return Inspection(skip=start, damage=f"STREAMINFO says {total} samples, the frames go on to {last.end_sample}")
     return seen if total else Inspection(skip=start, promised_frames=last.end_sample)

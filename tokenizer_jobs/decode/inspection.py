@@ -13,10 +13,13 @@ class Inspection:
     """Why bytes must be missing."""
     damage: str | None = None
     """Why the bytes that are there cannot be whole."""
+    sound_frames: int | None = None
+    """Samples per channel before the damage or the lost end, at the decoder's rate or `promised_rate`; of damage at a
+    place that is not known, 0. None: all that the decoder gives lies before it."""
     promised_frames: int | None = None
     """Samples per channel that the container stands for; None: what the decoder says."""
     promised_rate: int | None = None
-    """Rate in Hz that `promised_frames` counts in; None: the decoder's."""
+    """Rate in Hz that `promised_frames` and `sound_frames` count in; None: the decoder's."""
     tolerance_frames: int = 0
     """How many fewer are still whole."""
     head: bytes = b""

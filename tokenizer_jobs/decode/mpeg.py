@@ -104,6 +104,8 @@ class _Walk:
     zeros_at_end: int = 0
     """Bytes after the last frame, where an unfinished download leaves nothing else."""
     damage: str | None = None
+    sound_samples: int = 0
+    """Before the damage."""
 
 
 def inspect_mpeg(data: InputBytes, start: int, *, junk_bytes: int) -> Inspection:
@@ -119,7 +121,12 @@ def inspect_mpeg(data: InputBytes, start: int, *, junk_bytes: int) -> Inspection
     assert frame is not None  # find_mpeg_frames gave the place
     walk = _walk(data, start, stream=header & _SAME_STREAM)
     lost_start = f"{junk_bytes} bytes before the first MPEG frame" if junk_bytes > _LARGEST_FRAME else None
-    seen = Inspection(skip=start, damage=walk.damage or lost_start, truncation=_why_cut(walk))
+    seen = Inspection(
+        skip=start,
+        damage=walk.damage or lost_start,
+        sound_frames=None if not (walk.damage or lost_start) else 0 if lost_start else walk.sound_samples,
+        truncation=_why_cut(walk),
+    )
     tag = first[frame.info_offset : frame.info_offset + 16]
     if tag[:4] in (b"Xing", b"Info"):
         lame = first[frame.info_offset + 120 :]
@@ -171,6 +178,7 @@ def _against_xing(seen: Inspection, tag: bytes, *, walk: _Walk, present: int) ->
             seen,
             damage=f"the Xing header counts {num_frames} frames, {audio_frames} are there: damaged, or several files "
             "joined without mending the header",
+            sound_frames=0,
         )
     return seen
 
@@ -196,7 +204,9 @@ def _walk(data: InputBytes, start: int, *, stream: int) -> _Walk:
             if data.size - place < 4 and data.read_at(place, 1) == b"\xff":
                 walk.missing_bytes = 4 - (data.size - place)
                 return walk
-            walk.damage = walk.damage or f"no MPEG frame at byte {place} of {data.size}, where the one before ends"
+            if walk.damage is None:
+                walk.damage = f"no MPEG frame at byte {place} of {data.size}, where the one before ends"
+                walk.sound_samples = walk.num_samples
             following = _find_later(data, place + 1, stream=stream)
             if following is None:
                 return walk

@@ -25,6 +25,11 @@ _SOUNDFILE_KINDS = frozenset(
     {AudioKind.WAV, AudioKind.W64, AudioKind.AIFF, AudioKind.AU, AudioKind.CAF, AudioKind.NIST}
     | {AudioKind.FLAC, AudioKind.OGG, AudioKind.MPEG}
 )
+_SEEKABLE_CONTAINERS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC"})
+_SEEKABLE_CODINGS = frozenset({"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"})
+"""Samples of a fixed size; of FLAC, frames that say which samples they hold."""
+_LONGEST_KNOWN = 1 << 48
+"""libsndfile says more samples than this where it does not know their number."""
 _FALLBACK_BYTES = 1024
 """An input larger than this that shows no samples is given to the other decoder."""
 
@@ -40,8 +45,18 @@ class Reader(Protocol):
     is_pcm16: bool
     """Whether int16 holds the samples exactly."""
 
-    def blocks(self, dtype: type[np.generic], *, block_values: int) -> Iterator[npt.NDArray[np.generic]]:
+    can_seek: bool
+    """Whether reading can begin anywhere and gives the same samples."""
+
+    def blocks(
+        self, dtype: type[np.generic], *, block_values: int, first_frame: int = 0
+    ) -> Iterator[npt.NDArray[np.generic]]:
         """Samples [n, c] as float32 or, for 16-bit sources, int16, in blocks of about `block_values` values.
+
+        Args:
+            dtype: float32 or int16.
+            block_values: Samples times channels in a block.
+            first_frame: Where reading begins; not 0 only where `can_seek`. Beyond the end there is nothing.
 
         Raises:
             ItemError: of reason `corrupt`, where the decoder fails.
@@ -148,11 +163,24 @@ class SoundfileReader:
         self.num_frames: int | None = max(0, self._file.frames - delay)
         self.source_format = f"{self._file.format}/{self._file.subtype}"
         self.is_pcm16: bool = self._file.subtype == "PCM_16"
+        self.can_seek: bool = (
+            delay == 0
+            and self._file.format in _SEEKABLE_CONTAINERS
+            and self._file.subtype in _SEEKABLE_CODINGS
+            and 0 < self._file.frames < _LONGEST_KNOWN
+        )
+        self._place = 0
 
-    def blocks(self, dtype: type[np.generic], *, block_values: int) -> Iterator[npt.NDArray[np.generic]]:
+    def blocks(
+        self, dtype: type[np.generic], *, block_values: int, first_frame: int = 0
+    ) -> Iterator[npt.NDArray[np.generic]]:
         """Samples in blocks; see `Reader`."""
+        if self.can_seek and first_frame >= self._file.frames:
+            return
         num_frames, dtype_name = max(1, block_values // self.channels), np.dtype(dtype).name
         to_drop = self._delay
+        if first_frame != self._place:
+            self._seek(first_frame)
         while True:
             try:
                 block = self._file.read(num_frames, dtype=dtype_name, always_2d=True)
@@ -162,8 +190,18 @@ class SoundfileReader:
             self._view.raise_fault()
             if len(block) == 0:
                 return
+            self._place += len(block)
             yield block[to_drop:]
             to_drop = max(0, to_drop - len(block))
+
+    def _seek(self, frame: int) -> None:
+        try:
+            self._file.seek(frame)
+        except soundfile.LibsndfileError as error:
+            self._view.raise_fault()
+            raise _refusal(f"soundfile: {error.error_string} at sample {frame}", RejectReason.CORRUPT) from error
+        self._view.raise_fault()
+        self._place = frame
 
     def __enter__(self) -> Self:
         return self

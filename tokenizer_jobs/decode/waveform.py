@@ -1,10 +1,9 @@
-"""From blocks of a source to one waveform at the codec's rate, and its level, in memory close to the waveform's own.
+"""From blocks of a source to a waveform at the codec's rate, in memory close to the waveform's own.
 
 Legend: n samples, C channels of the codec, c channels of the source.
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -12,26 +11,10 @@ import numpy.typing as npt
 from tokenizer_jobs.decode.channels import ChannelMix
 from tokenizer_jobs.decode.resample import Resampler
 from tokenizer_jobs.errors import ItemError, RejectReason, Stage
-from tokenizer_jobs.records import FULL_SCALE_INT16
 
-__all__ = ["Level", "WaveformBuilder", "check_samples", "measure_level"]
+__all__ = ["WaveformBuilder", "check_samples"]
 
 LARGEST_PEAK = 4.0
-SILENCE_DB = -60.0
-BLOCK_SECONDS = 0.02
-CLIPPED = np.float32(32767 / FULL_SCALE_INT16)
-"""The largest sample that 16 bits hold: what counts as full scale."""
-_MEASURED_AT_ONCE = 1 << 18
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Level:
-    """Level of a waveform; the fields are those of `AudioFacts`."""
-
-    rms_db: float
-    peak: float
-    clipped_fraction: float
-    silent_fraction: float
 
 
 def check_samples(block: npt.NDArray[np.generic]) -> None:
@@ -54,7 +37,7 @@ def check_samples(block: npt.NDArray[np.generic]) -> None:
 
 
 class WaveformBuilder:
-    """Mixes, resamples and collects blocks.
+    """Mixes, resamples and collects blocks; what is collected is taken from its beginning, or whole.
 
     One array per channel grows by an eighth at a time; the C library moves large ones by remapping pages, so the peak
     stays near the waveform's own size, and no declared length is ever believed.
@@ -64,63 +47,55 @@ class WaveformBuilder:
         self._mix = mix
         self._resampler = resampler
         self._columns = [np.empty(1 << 14, dtype) for _ in range(channels)]
-        self._num_samples = 0
+        self._begin = self._end = 0
+
+    @property
+    def num_samples(self) -> int:
+        """Samples per channel that are collected."""
+        return self._end - self._begin
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of what is collected and of the room for more."""
+        return sum(column.nbytes for column in self._columns)
 
     def append(self, block: npt.NDArray[np.generic]) -> None:
         """Take the next block [n, c] of the source."""
         self._collect(self._resampler.push(self._mix.apply(block)))
 
-    def finish(self) -> npt.NDArray[np.generic]:
-        """The whole waveform [C, n]; the builder is used up."""
+    def flush(self) -> None:
+        """Collect what the resampler still holds; nothing may be appended afterwards."""
         self._collect(self._resampler.flush())
+
+    def take(self, num_samples: int) -> npt.NDArray[np.generic]:
+        """Remove the first samples [C, n] of those that are collected."""
+        end = self._begin + num_samples
+        waveform = np.stack([column[self._begin : end] for column in self._columns])
+        self._begin = end
+        return self._copied(waveform)
+
+    def take_all(self) -> npt.NDArray[np.generic]:
+        """The whole waveform [C, n], of which nothing was taken before; the builder is used up."""
         for column in self._columns:
-            column.resize(self._num_samples, refcheck=False)
+            column.resize(self._end, refcheck=False)
         if len(self._columns) == 1:
-            waveform = self._columns.pop()[None]
-            return waveform if self._mix.copies == 1 else np.repeat(waveform, self._mix.copies, axis=0)
-        waveform = np.empty((len(self._columns), self._num_samples), self._columns[0].dtype)
+            return self._copied(self._columns.pop()[None])
+        waveform = np.empty((len(self._columns), self._end), self._columns[0].dtype)
         for channel in reversed(range(len(waveform))):
             waveform[channel] = self._columns.pop()
         return waveform
 
+    def _copied(self, waveform: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        return waveform if self._mix.copies == 1 else np.repeat(waveform, self._mix.copies, axis=0)
+
     def _collect(self, block: npt.NDArray[np.generic]) -> None:
-        end = self._num_samples + len(block)
+        if self._begin and self._end + len(block) > len(self._columns[0]):
+            for column in self._columns:
+                column[: self.num_samples] = column[self._begin : self._end].copy()
+            self._begin, self._end = 0, self.num_samples
+        end = self._end + len(block)
         for channel, column in enumerate(self._columns):
             if end > len(column):
                 column.resize(max(end, len(column) + len(column) // 8), refcheck=False)
-            column[self._num_samples : end] = block[:, channel]
-        self._num_samples = end
-
-
-def measure_level(waveform: npt.NDArray[np.generic], *, sample_rate: int) -> Level:
-    """Measure a waveform [C, n] in parts, so that no second copy of it is made.
-
-    `silent_fraction` is the share of 20 ms blocks, the last one as short as it comes, whose root mean square over all
-    channels is below -60 dB.
-    """
-    channels, num_samples = waveform.shape
-    block = max(1, round(sample_rate * BLOCK_SECONDS))
-    part = max(1, _MEASURED_AT_ONCE // block) * block
-    peak, clipped, silent, energy = 0.0, 0, 0, 0.0
-    for start in range(0, num_samples, part):
-        samples = waveform[:, start : start + part].astype(np.float32)
-        if waveform.dtype == np.int16:
-            samples /= np.float32(FULL_SCALE_INT16)
-        np.abs(samples, out=samples)
-        peak = max(peak, float(samples.max()))
-        if peak >= CLIPPED:
-            clipped += int(np.count_nonzero(samples >= CLIPPED))
-        squares = np.square(samples, dtype=np.float64)
-        squares = squares[0] if channels == 1 else squares.sum(axis=0)
-        starts = np.arange(0, len(squares), block)
-        sums = np.add.reduceat(squares, starts)
-        lengths = np.diff(starts, append=len(squares))
-        silent += int(np.count_nonzero(sums / (lengths * channels) < 10 ** (SILENCE_DB / 10)))
-        energy += float(sums.sum())
-    mean_square = energy / (channels * num_samples)
-    return Level(
-        rms_db=10 * math.log10(mean_square) if mean_square > 0 else -math.inf,
-        peak=peak,
-        clipped_fraction=clipped / (channels * num_samples),
-        silent_fraction=silent / -(-num_samples // block),
-    )
+            column[self._end : end] = block[:, channel]
+        self._end = end

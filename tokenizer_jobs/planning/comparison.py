@@ -35,8 +35,13 @@ class Comparison:
     changed: ItemTable
     """Known by id, with another size or etag."""
     unchanged: ItemTable
-    num_vanished: int
-    """Known ids that are not listed."""
+    is_vanished: npt.NDArray[np.bool_]
+    """[known] which of the known ids are not listed."""
+
+    @property
+    def num_vanished(self) -> int:
+        """Known ids that are not listed."""
+        return int(self.is_vanished.sum())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +83,11 @@ class KnownItems:
 
     def __len__(self) -> int:
         return len(self.heads)
+
+    def are_chosen(self, batch: pa.RecordBatch | pa.Table, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Which ids of a batch a mask `[len(self)]` over this list chooses."""
+        places = self.places_of(*_id_hashes(batch))
+        return (places >= 0) & chosen[places]
 
     def places_of(self, heads: _Heads, tails: _Tails) -> npt.NDArray[np.int64]:
         """Where ids `[n]` are in this list; -1 for those that are not."""
@@ -129,31 +139,45 @@ def refuse_duplicates(items: ItemTable) -> None:
         )
 
 
-def compare_with_known(items: ItemTable, known: KnownItems) -> Comparison:
-    """Split a listing into new, changed and unchanged items, and count what has vanished.
+def compare_with_known(items: ItemTable, known: KnownItems, *, dropped: Sequence[str] = ()) -> Comparison:
+    """Split a listing into new, changed and unchanged items, and find what has vanished.
 
-    An input has changed when its size or its etag is known on both sides and differs.
+    An input has changed when its size or its etag is known on both sides and differs. What was dropped is not wanted
+    any more: it is unchanged whatever became of its input, and not missed where that vanished.
+
+    Args:
+        items: The listing.
+        known: What the output has.
+        dropped: Known ids that were taken out on purpose.
 
     Raises:
         ConfigError: ids that are not unique.
     """
     refuse_duplicates(items)
     is_known, is_changed = np.zeros(len(items), np.bool_), np.zeros(len(items), np.bool_)
+    is_vanished, is_dropped = np.ones(len(known), np.bool_), np.zeros(len(known), np.bool_)
+    places = known.places_of(*_id_hashes(pa.table({"id": pa.array(dropped, pa.string())})))
+    is_dropped[places[places >= 0]] = True
     start = 0
     for batch in items.batches(KNOWN_COLUMNS) if len(known) else ():
         rows = slice(start, start + batch.num_rows)
         start += batch.num_rows
         places = known.places_of(*_id_hashes(batch))
         is_known[rows] = places >= 0
-        is_changed[rows] = (places >= 0) & (
-            _differ(_sizes(batch), known.sizes[places], unknown=-1)
-            | _differ(_etag_hashes(batch), known.etags[places], unknown=0)
+        is_vanished[places[places >= 0]] = False
+        is_changed[rows] = (
+            (places >= 0)
+            & ~is_dropped[places]
+            & (
+                _differ(_sizes(batch), known.sizes[places], unknown=-1)
+                | _differ(_etag_hashes(batch), known.etags[places], unknown=0)
+            )
         )
     return Comparison(
         new=items.where(~is_known),
         changed=items.where(is_changed),
         unchanged=items.where(is_known & ~is_changed),
-        num_vanished=len(known) - int(is_known.sum()),
+        is_vanished=is_vanished & ~is_dropped,
     )
 
 

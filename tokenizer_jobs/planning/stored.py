@@ -9,9 +9,12 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -26,8 +29,10 @@ from tokenizer_jobs.storage import Storage
 __all__ = [
     "PlanFacts",
     "PlanSummary",
+    "known_ids",
     "known_items",
     "list_generations",
+    "read_item_columns",
     "read_plan_summary",
     "read_units",
     "read_user_schema",
@@ -46,6 +51,9 @@ class PlanFacts(BaseModel):
     generation: int = Field(ge=1)
     """From 1."""
     recipe_id: str
+    cause: Literal["growth", "retry", "replace"] = "growth"
+    """growth: items that the output did not have. retry: rejects once more; replace: items whose input changed. These
+    two take the place of what earlier generations have under these ids, once all their units are committed."""
     selection: dict[str, Any]
     """`selection` of the job, as it was."""
     base_snapshot: int | None = None
@@ -75,6 +83,11 @@ class PlanSummary(PlanFacts):
     """Hash over its unit ids in order; the Parquet file carries it too."""
     created_at: datetime.datetime
     """UTC."""
+
+    @property
+    def takes_over(self) -> bool:
+        """Whether earlier generations have its items too."""
+        return self.cause != "growth"
 
 
 def write_plan(
@@ -159,6 +172,20 @@ def read_units(storage: Storage, generation: int) -> Iterator[WorkUnit]:
             )
 
 
+def read_item_ids(storage: Storage, generation: int) -> Iterator[tuple[str, list[str]]]:
+    """Read each unit's id and the ids of its items, in order; nothing else of the plan is read.
+
+    Raises:
+        FileNotFoundError: the generation is not planned.
+        IntegrityError: the stored plan contradicts its summary.
+    """
+    with _open_plan(storage, read_plan_summary(storage, generation)) as parquet:
+        for table in read_row_groups(parquet, columns=("unit_id", "id")):
+            unit_ids, ids = (column.to_pylist() for column in table.columns)
+            for unit_id, pairs in groupby(zip(unit_ids, ids, strict=True), key=itemgetter(0)):
+                yield unit_id, [item_id for _, item_id in pairs]
+
+
 def read_user_schema(storage: Storage, generation: int) -> pa.Schema:
     """Types of the user columns of a generation's items, without metadata; empty when they have none."""
     with _open_plan(storage, read_plan_summary(storage, generation)) as parquet:
@@ -172,13 +199,33 @@ def known_items(storage: Storage, generations: Iterable[int] | None = None) -> K
         storage: The output.
         generations: Which plans to read; None reads all.
     """
-    return KnownItems.collect(_known_columns(storage, generations))
+    return KnownItems.collect(read_item_columns(storage, generations, columns=KNOWN_COLUMNS))
 
 
-def _known_columns(storage: Storage, generations: Iterable[int] | None) -> Iterator[pa.Table]:
+def known_ids(storage: Storage, known: KnownItems, chosen: npt.NDArray[np.bool_], *, at_most: int) -> tuple[str, ...]:
+    """Some of the known ids that a mask `[len(known)]` chooses, in plan order."""
+    found = dict[str, None]()
+    for batch in read_item_columns(storage, columns=("id",)) if chosen.any() else ():
+        is_chosen = known.are_chosen(batch, chosen)
+        found |= dict.fromkeys(batch.column("id").filter(pa.array(is_chosen)).slice(0, at_most).to_pylist())
+        if len(found) >= at_most:
+            break
+    return tuple(found)[:at_most]
+
+
+def read_item_columns(
+    storage: Storage, generations: Iterable[int] | None = None, *, columns: Sequence[str] | None = None
+) -> Iterator[pa.Table]:
+    """Read the items of plans as columns, the oldest plan first, holding one row group at a time.
+
+    Args:
+        storage: The output.
+        generations: Which plans to read; None reads all.
+        columns: Names to read, among them `unit_id` and `unit_index`; None reads all.
+    """
     for generation in sorted(list_generations(storage) if generations is None else generations):
         with _open_plan(storage, read_plan_summary(storage, generation)) as parquet:
-            yield from read_row_groups(parquet, columns=KNOWN_COLUMNS)
+            yield from read_row_groups(parquet, columns=columns)
 
 
 class _Counts:

@@ -2,6 +2,7 @@
 
 from tokenizer_jobs.shards.columns import codes_arrays
 from tokenizer_jobs.shards.reader import StoredRow, find_row, read_batches, read_rows, read_schema
+from tokenizer_jobs.shards.rewriting import stage_rewritten
 from tokenizer_jobs.shards.writer import (
     CODES_FOLDER,
     REJECTS_FOLDER,
@@ -25,5 +26,6 @@ __all__ = [
     "read_batches",
     "read_rows",
     "read_schema",
+    "stage_rewritten",
     "write_rejects",
 ]

@@ -46,7 +46,8 @@ def row_batch(rows: Sequence[TokenizedItem], *, schema: pa.Schema) -> pa.RecordB
         "source_sample_rate": [fact.source_sample_rate for fact in facts],
         "source_channels": [fact.source_channels for fact in facts],
         "source_format": [fact.source_format for fact in facts],
-        "channel": [fact.channel for fact in facts],
+        # Where channels are rows, ids are made from it: `row_places` leads back to the items by it.
+        "channel": [row.facts.channel if row.place.channel is None else row.place.channel for row in rows],
         "rms_db": [fact.rms_db for fact in facts],
         "peak": [fact.peak for fact in facts],
         "clipped_fraction": [fact.clipped_fraction for fact in facts],

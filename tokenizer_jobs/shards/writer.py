@@ -32,6 +32,7 @@ __all__ = [
     "StagedFile",
     "StagedRejects",
     "StagedShard",
+    "TableFile",
     "write_rejects",
 ]
 
@@ -106,7 +107,7 @@ class ShardWriter:
         metadata: Mapping[bytes, bytes],
         shard_format: ShardFormat,
     ) -> None:
-        self._file = _TableFile(
+        self._file = TableFile(
             storage,
             path=f"{CODES_FOLDER}/{unit.part_name}.{shard_format}",
             schema=schema.with_metadata(dict(metadata)),
@@ -194,7 +195,7 @@ def write_rejects(
     """
     in_order = sorted(rejected, key=lambda reject: reject.position)
     pairs = [(unit.items[reject.position], reject) for reject in in_order]
-    file = _TableFile(
+    file = TableFile(
         storage,
         path=f"{REJECTS_FOLDER}/{unit.part_name}.{shard_format}",
         schema=schema.with_metadata({METADATA_KEY: metadata[METADATA_KEY]}),
@@ -214,7 +215,7 @@ def write_rejects(
     )
 
 
-class _TableFile:
+class TableFile:
     """A staged file of record batches; it is made by the first batch."""
 
     def __init__(self, storage: Storage, *, path: str, schema: pa.Schema, shard_format: ShardFormat) -> None:

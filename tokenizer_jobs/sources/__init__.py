@@ -1,12 +1,25 @@
 """Where items come from. `make_source` builds a source from its configuration, here and in every worker."""
 
 from tokenizer_jobs.errors import ConfigError
-from tokenizer_jobs.source_config import DemoSource, FilesSource, PluginSource, SourceConfig
+from tokenizer_jobs.source_config import (
+    DemoSource,
+    FilesSource,
+    HubSource,
+    ManifestSource,
+    ParquetSource,
+    PluginSource,
+    SourceConfig,
+    TarSource,
+)
 from tokenizer_jobs.sources.demo import DemoClips
 from tokenizer_jobs.sources.files import AudioFiles
 from tokenizer_jobs.sources.header import HeaderFacts, probe
+from tokenizer_jobs.sources.hub import HubRows
 from tokenizer_jobs.sources.listing import Listing, Source
 from tokenizer_jobs.sources.locations import lives_in_memory, local_locations, public_source
+from tokenizer_jobs.sources.manifest import Manifests
+from tokenizer_jobs.sources.parquet_rows import ParquetRows
+from tokenizer_jobs.sources.tar import TarArchives
 
 __all__ = [
     "HeaderFacts",
@@ -29,6 +42,14 @@ def make_source(config: SourceConfig) -> Source:
     match config:
         case FilesSource():
             return AudioFiles(config)
+        case ManifestSource():
+            return Manifests(config)
+        case TarSource():
+            return TarArchives(config)
+        case ParquetSource():
+            return ParquetRows(config)
+        case HubSource():
+            return HubRows(config)
         case DemoSource():
             return DemoClips()
         case PluginSource():

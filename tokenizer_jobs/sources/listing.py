@@ -21,6 +21,8 @@ class Listing:
     """What is no item, counted by kind: fifos, folders named like audio, other files."""
     user_schema: pa.Schema = field(default_factory=lambda: pa.schema([]))
     """Types of the columns that the items pass through; empty when there are none."""
+    num_missing: int = 0
+    """Items whose local file is not there, as far as listing could tell; each becomes a reject when it is opened."""
 
 
 class Source(Protocol):

@@ -10,6 +10,7 @@ from tokenizer_jobs.source_config import (
     SourceConfig,
     TarSource,
 )
+from tokenizer_jobs.sources.braces import expand_braces
 from tokenizer_jobs.storage import is_url, local_path, public_uri
 
 __all__ = ["lives_in_memory", "local_locations", "public_source"]
@@ -43,8 +44,10 @@ def _public(location: str) -> str:
 
 def _locations(source: SourceConfig) -> tuple[str, ...]:
     match source:
-        case FilesSource() | TarSource():
+        case FilesSource():
             return source.paths
+        case TarSource():
+            return expand_braces(source.paths)
         case ManifestSource() | ParquetSource():
             return source.paths if source.root is None else (*source.paths, source.root)
         case HubSource():

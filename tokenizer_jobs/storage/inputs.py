@@ -94,8 +94,12 @@ def stat_source(uri: str) -> SourceFile:
         return _remote_file(system.info(name), uri)
 
 
-def open_source(uri: str) -> IO[bytes]:
+def open_source(uri: str, *, block_bytes: int | None = None) -> IO[bytes]:
     """Open one file for reading and seeking.
+
+    Args:
+        uri: Local path or URL.
+        block_bytes: How far a remote file is read ahead; None leaves it to the file system, for S3 50 MB.
 
     Raises:
         FileNotFoundError, PermissionError, IsADirectoryError: as the storage says.
@@ -106,7 +110,7 @@ def open_source(uri: str) -> IO[bytes]:
     if path is None:
         with remote_faults(public_uri(uri)):
             system, name = file_system(uri)
-            remote: IO[bytes] = system.open(name, "rb")
+            remote: IO[bytes] = system.open(name, "rb", **({} if block_bytes is None else {"block_size": block_bytes}))
             return remote
     with local_read_faults(str(path)):
         return open(path, "rb", opener=_open_regular)
@@ -216,6 +220,7 @@ def _list_remote(location: str) -> Iterator[Listed]:
         ) from shown_cause(error)
     missing = ConfigError(f"source {public_uri(location)!r} does not exist; expected a folder, a file or a glob")
     with remote_faults(public_uri(location)):
+        system.invalidate_cache()  # listings of earlier runs of this process
         if _is_remote_glob(location):
             found = system.glob(name, detail=True)
         elif system.isdir(name) and not _is_web(location):
@@ -277,6 +282,7 @@ def _etag(info: dict[str, Any]) -> str | None:
         "etag",
         "md5Hash",
         "content_md5",
+        "blob_id",
         "LastModified",
         "last_modified",
         "mtime",

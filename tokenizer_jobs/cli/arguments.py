@@ -1,0 +1,138 @@
+"""The arguments of each command; what a job file's keys add is made from its fields in `flags`."""
+
+import argparse
+
+from tokenizer_jobs.cli.flags import add_job_flags
+
+__all__ = [
+    "add_decode_arguments",
+    "add_drop_arguments",
+    "add_no_arguments",
+    "add_plan_arguments",
+    "add_retry_arguments",
+    "add_run_arguments",
+    "add_status_arguments",
+    "add_training_arguments",
+    "add_verify_arguments",
+]
+
+
+def add_job_arguments(parser: argparse.ArgumentParser) -> None:
+    """Take a job file, and a flag for every key of it."""
+    parser.add_argument("config", metavar="CONFIG", help="the job file (YAML); flags below replace single keys of it")
+    add_job_flags(parser)
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """Take an output."""
+    parser.add_argument("output", metavar="OUTPUT", help="the output of a job: a local folder or an fsspec URL")
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of `run`."""
+    add_job_arguments(parser)
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="tokenize inputs anew that changed under a known id, and take their old rows out; else they are left",
+    )
+
+
+def add_retry_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of `retry`."""
+    add_output_arguments(parser)
+    parser.add_argument(
+        "--reason", metavar="REASON", action="append", default=[], help="only rejects of this reason; may be repeated"
+    )
+    parser.add_argument("--filtered", action="store_true", help="also rejects of stage filter")
+    parser.add_argument(
+        "--config", metavar="JOB", help="the job file, for its source, filters and runtime (default: as it was planned)"
+    )
+
+
+def add_drop_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of `drop`."""
+    add_output_arguments(parser)
+    parser.add_argument("--ids", metavar="FILE", help="ids of items or rows, one a line; - reads stdin")
+    parser.add_argument(
+        "--where", metavar="SQL", help='a condition on the columns of rows, such as "silent_fraction > 0.9"'
+    )
+    parser.add_argument("--missing-ok", action="store_true", help="go on where ids are not in the output")
+    parser.add_argument("--dry-run", action="store_true", help="only count what would be dropped; writes nothing")
+    add_json_flag(parser)
+
+
+def add_json_flag(parser: argparse.ArgumentParser) -> None:
+    """Offer JSON."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
+
+
+def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of `plan`."""
+    add_job_arguments(parser)
+    parser.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="also do about a minute of the job, on a temporary output, and predict how long all of it takes",
+    )
+    parser.add_argument(
+        "--price",
+        metavar="FILE",
+        help="calibrate, and say what the job costs on machines of the kinds in this YAML file: a list `machines` "
+        "of {name, cores, gpus, price_per_hour, currency}, as in examples/prices.yaml",
+    )
+    add_json_flag(parser)
+
+
+def add_status_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of `status`."""
+    add_output_arguments(parser)
+    add_json_flag(parser)
+    parser.add_argument("--watch", action="store_true", help="look again every few seconds until no unit is left")
+
+
+def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of `verify`."""
+    add_output_arguments(parser)
+    parser.add_argument(
+        "--reencode",
+        metavar="FRACTION",
+        type=float,
+        default=0.0,
+        help="also encode this share of the rows again from their audio, 0 to 1, and report the match (default: 0)",
+    )
+    add_model_flag(parser)
+    add_json_flag(parser)
+
+
+def add_decode_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of `decode`."""
+    add_output_arguments(parser)
+    parser.add_argument("--id", metavar="ID", required=True, help="the row's id, as in its column `id`")
+    parser.add_argument("-o", "--wav", metavar="WAV", required=True, help="file to write: WAV, 32-bit float")
+    add_model_flag(parser)
+
+
+def add_model_flag(parser: argparse.ArgumentParser) -> None:
+    """Offer another place of the codec."""
+    parser.add_argument("--model", metavar="MODEL", help="where the codec is now, if it moved; its weights must match")
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of the trainings."""
+    parser.add_argument("config", metavar="CONFIG", help="the training file (YAML)")
+    parser.add_argument("--output", metavar="FOLDER", help="replaces the file's `output`")
+    parser.add_argument(
+        "--max-updates", metavar="N", type=_positive, help="stop once N updates are done in all; resumable"
+    )
+
+
+def _positive(word: str) -> int:
+    number = int(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not above 0")
+    return number
+
+
+def add_no_arguments(_: argparse.ArgumentParser) -> None:
+    """Take nothing."""

@@ -1,0 +1,46 @@
+"""What the service asks of a codec. Another one slots in by offering the three methods of `Codec`."""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenizer_jobs.recipe import CodecFacts
+from tokenizer_jobs.records import EncodedItem
+
+__all__ = ["Codec", "EncodeStream", "StreamingCodec", "Waveform"]
+
+Waveform = npt.NDArray[np.float32]
+"""[C, n] in [-1, 1], at the codec's rate and channel count."""
+
+
+class Codec(Protocol):
+    """What the service asks of a codec."""
+
+    def encode(self, waveforms: Sequence[Waveform]) -> list[EncodedItem]:
+        """Encode each waveform [C, n] as if it were alone."""
+
+    def decode(self, encoded: Sequence[EncodedItem], *, num_samples: Sequence[int]) -> list[Waveform]:
+        """Decode each item to a waveform [C, n] of the given number of samples."""
+
+    def describe(self) -> CodecFacts:
+        """Say what the codec is, down to the sha256 of its weights."""
+
+
+class EncodeStream(Protocol):
+    """One recording while it is encoded, in memory that does not grow with it but for the codes."""
+
+    def push(self, waveform: Waveform) -> None:
+        """Take the next samples [C, n], n >= 0."""
+
+    def finish(self) -> EncodedItem:
+        """End the recording and return what `encode` gives for the whole of it; the stream is of no more use."""
+
+
+@runtime_checkable
+class StreamingCodec(Codec, Protocol):
+    """A codec that offers more: recordings of any length. Its facts say `streamed` where it does."""
+
+    def stream(self) -> EncodeStream:
+        """Begin a recording; any number may be open at once, one of them computing at a time."""

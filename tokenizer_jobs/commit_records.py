@@ -1,0 +1,110 @@
+"""The commit record: what one unit has come to. Written once, never changed; receipts say what was removed since."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tokenizer_jobs.errors import IntegrityError
+
+__all__ = ["Commit", "CommittedFile", "StoredRecord", "commit_folder", "commit_path", "ids_sha256", "parse_commit"]
+
+COMMITS_FOLDER = "_commits"
+
+
+class StoredRecord(BaseModel):
+    """A record that is stored as JSON: frozen, and nothing in it is unknown."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class CommittedFile(StoredRecord):
+    """One file that a commit names."""
+
+    path: str
+    """Relative to the output."""
+    rows: int = Field(ge=1)
+    size_bytes: int = Field(ge=1)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class Commit(StoredRecord):
+    """One unit, done."""
+
+    unit_id: str
+    generation: int = Field(ge=1)
+    index: int = Field(ge=0)
+    """Place of the unit in its plan."""
+    recipe_id: str
+    files: tuple[CommittedFile, ...]
+    """The shard and the rejects; what has no rows has no file."""
+    num_items: int = Field(ge=0)
+    """Items with at least one row + rejects."""
+    num_rows: int = Field(ge=0)
+    num_rejects: int = Field(ge=0)
+    """Filtered items are among them."""
+    num_filtered: int = Field(ge=0)
+    rejects_by_reason: dict[str, int]
+    num_frames: int = Field(ge=0)
+    audio_seconds: float = Field(ge=0)
+    digest: str = Field(pattern="^[0-9a-f]{64}$")
+    row_ids_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    """Over the rows' ids in order; with the counts it says whether two attempts agree on what has rows."""
+    supersedes: tuple[str, ...] = ()
+    """Ids of items that earlier units have too, as rejects or with old rows: the unit counts once a receipt has taken
+    them out there. Empty for a unit of new items."""
+    attempt: int = Field(ge=1)
+    device: str
+    host: str
+    started_at: datetime
+    finished_at: datetime
+    stage_seconds: dict[str, float]
+
+    @property
+    def shards(self) -> tuple[CommittedFile, ...]:
+        """The files that hold rows."""
+        return tuple(file for file in self.files if file.path.startswith("codes/"))
+
+    @property
+    def rejects(self) -> tuple[CommittedFile, ...]:
+        """The files that hold rejects."""
+        return tuple(file for file in self.files if file.path.startswith("rejects/"))
+
+
+def commit_folder(generation: int) -> str:
+    """Where the commits of a generation are."""
+    return f"{COMMITS_FOLDER}/{generation:06d}"
+
+
+def commit_path(generation: int, unit_id: str) -> str:
+    """Where the commit of a unit is."""
+    return f"{commit_folder(generation)}/{unit_id}.json"
+
+
+def parse_commit(content: bytes, *, path: str) -> Commit:
+    """Understand a commit record.
+
+    Raises:
+        IntegrityError: it is none, or not the one of its path.
+    """
+    try:
+        commit = Commit.model_validate_json(content)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        raise IntegrityError(
+            f"{path} is not a commit record ({'.'.join(map(str, detail['loc']))}: {detail['msg']}); "
+            "restore it from a copy, or delete it and run again"
+        ) from error
+    if commit_path(commit.generation, commit.unit_id) != path:
+        raise IntegrityError(
+            f"{path} is the commit of unit {commit.unit_id} of generation {commit.generation}: it was moved; "
+            "put it back, or delete it and run again"
+        )
+    return commit
+
+
+def ids_sha256(ids: Sequence[str]) -> str:
+    """Hex sha256 over ids in order."""
+    return hashlib.sha256(json.dumps(list(ids)).encode()).hexdigest()
