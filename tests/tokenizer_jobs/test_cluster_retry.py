@@ -74,6 +74,23 @@ def test_idle_encoders_come_before_second_units() -> None:
     assert [encoder for encoder, _ in schedule.assign(ENCODERS, now=0)] == ["one", "two", "one"]
 
 
+def test_the_first_encoder_leaves_their_share_to_those_that_are_starting() -> None:
+    schedule = Schedule(units(4), max_lost_workers=1, max_units=4)
+    given = schedule.assign(["one"], now=0, num_coming=1)
+    assert [encoder for encoder, _ in given] == ["one", "one"]
+    assert [encoder for encoder, _ in schedule.assign(ENCODERS, now=0)] == ["two", "two"]
+
+
+def test_an_idle_encoder_waits_for_nobody() -> None:
+    schedule = Schedule(units(2), max_lost_workers=1)
+    ((encoder, attempt),) = schedule.assign(["one"], now=0, num_coming=3)
+    schedule.done(encoder, attempt)
+    ((encoder, attempt),) = schedule.assign(["one"], now=0, num_coming=3)
+    schedule.done(encoder, attempt)
+    assert schedule.assign(["one"], now=0, num_coming=3) == []
+    assert schedule.finished
+
+
 def test_units_are_pulled_only_as_encoders_have_room() -> None:
     source = iter(units(10))
     schedule = Schedule(source, max_lost_workers=1)

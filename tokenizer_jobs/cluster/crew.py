@@ -109,6 +109,11 @@ class Crew:
         """Names of the encoders that take units."""
         return [encoder.name for encoder in self._encoders if encoder.state is _State.READY]
 
+    @property
+    def num_coming(self) -> int:
+        """Encoders that are being placed or load their codec."""
+        return sum(encoder.state is not _State.READY for encoder in self._encoders)
+
     def run(self, name: str, attempt: Attempt) -> None:
         """Start an attempt on an encoder."""
         encoder = next(encoder for encoder in self._encoders if encoder.name == name)

@@ -125,7 +125,9 @@ class RayExecutor:
                     _log.warning("the grace period is over; %d units are abandoned", schedule.num_in_flight)
                     self._crew.kill()
                     return
-            for encoder, attempt in schedule.assign(self._crew.ready, now=time.monotonic()):
+            for encoder, attempt in schedule.assign(
+                self._crew.ready, now=time.monotonic(), num_coming=self._crew.num_coming
+            ):
                 self._crew.run(encoder, attempt)
             if schedule.finished:
                 return

@@ -9,6 +9,7 @@ fresh ──▶ in flight ──▶ done
 
 import heapq
 import itertools
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -62,6 +63,7 @@ class Schedule:
     def __init__(self, units: Iterable[WorkUnit], *, max_lost_workers: int, max_units: int = UNITS_PER_ENCODER) -> None:
         self._max_units = max_units
         self._units: Iterator[WorkUnit] | None = iter(units)
+        self._pulled: deque[WorkUnit] = deque()
         self._max_lost_workers = max_lost_workers
         self._waiting: list[tuple[float, int, Attempt]] = []
         self._order = itertools.count()
@@ -75,19 +77,22 @@ class Schedule:
     @property
     def finished(self) -> bool:
         """Nothing is in flight and nothing is left to hand out."""
-        return self._units is None and not self._waiting and not self.num_in_flight
+        return self._units is None and not self._pulled and not self._waiting and not self.num_in_flight
 
     def stop(self) -> None:
         """Hand out nothing any more; what is in flight may end."""
         self._units = None
+        self._pulled.clear()
         self._waiting.clear()
 
-    def assign(self, encoders: Sequence[str], *, now: float) -> list[tuple[str, Attempt]]:
+    def assign(self, encoders: Sequence[str], *, now: float, num_coming: int = 0) -> list[tuple[str, Attempt]]:
         """Choose attempts for encoders that have room, idle encoders first.
 
         Args:
             encoders: Names of those that are ready for work.
             now: In seconds, on the clock of `failed`.
+            num_coming: Encoders that are starting. The last units are left to them: the first one to be ready must not
+                take all of a short job.
         """
         given = [*self._assign_careful(encoders, now=now)]
         kept_free = self._kept_free(encoders, now=now)
@@ -96,7 +101,11 @@ class Schedule:
                 in_flight = self._in_flight.get(encoder, [])
                 if len(in_flight) != load or encoder in kept_free or not _has_room(in_flight):
                     continue
-                attempt = self._pop_due(careful=False, now=now) or self._next_fresh()
+                attempt = self._pop_due(careful=False, now=now)
+                if attempt is None:
+                    if load and not self._has_more_than(num_coming * (load + 1)):
+                        return given
+                    attempt = self._next_fresh()
                 if attempt is None:
                     return given
                 given.append(self._start(encoder, attempt))
@@ -157,13 +166,17 @@ class Schedule:
         return due[0][2]
 
     def _next_fresh(self) -> Attempt | None:
-        if self._units is None:
-            return None
-        unit = next(self._units, None)
-        if unit is None:
-            self._units = None
-            return None
-        return Attempt(unit=unit, number=1, careful=False)
+        return Attempt(unit=self._pulled.popleft(), number=1, careful=False) if self._has_more_than(0) else None
+
+    def _has_more_than(self, num_units: int) -> bool:
+        """Whether more fresh units are left than so many; no more of them are pulled than that takes."""
+        while self._units is not None and len(self._pulled) <= num_units:
+            unit = next(self._units, None)
+            if unit is None:
+                self._units = None
+            else:
+                self._pulled.append(unit)
+        return len(self._pulled) > num_units
 
     def _start(self, encoder: str, attempt: Attempt) -> tuple[str, Attempt]:
         self._in_flight.setdefault(encoder, []).append(attempt)

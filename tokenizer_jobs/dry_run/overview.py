@@ -182,7 +182,10 @@ def _costs(prices: PriceList, work: Workload, calibration: Calibration) -> list[
 def _output_fields(
     storage: Storage, generations: tuple[int, ...], *, new_items: int, new_units: int
 ) -> dict[str, object]:
-    totals = total(commit for generation in generations for commit in read_commits(storage, generation))
+    receipts = read_receipts(storage)
+    totals = total(
+        commit for generation in generations for commit in read_commits(storage, generation, receipts=receipts)
+    )
     plans = [read_plan_summary(storage, generation) for generation in generations]
     newest = newest_snapshot(storage)
     fields = summary_fields(totals)
@@ -190,7 +193,8 @@ def _output_fields(
     return {
         **fields,
         "output": storage.name,
-        "items": new_items + sum(known.num_items for known in plans),
+        "items": new_items + sum(known.num_items for known in plans if not known.takes_over) - receipts.num_dropped,
+        "dropped": receipts.num_dropped,
         "units": new_units + sum(known.num_units for known in plans),
         "snapshot": None if newest is None else newest.number,
         "new_items": new_items,
