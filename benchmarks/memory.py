@@ -181,13 +181,15 @@ def section(found: Sequence[Found], *, command: str) -> str:
 def main(words: Sequence[str] | None = None) -> None:
     """Make the inputs, run the jobs, add the section."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("jobs", nargs="*", default=list(LIMITS), choices=[*LIMITS], metavar="JOB")
+    parser.add_argument("jobs", nargs="*", metavar="JOB", help=f"{', '.join(LIMITS)} (default: all)")
     parser.add_argument("--hours", type=float, default=10.0)
     parser.add_argument("--clips", type=int, default=100_000)
     parser.add_argument("--gigabytes", type=float, default=1.0)
     parser.add_argument("--executor", default="inline", help="runtime.executor of the jobs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="takes the section")
     arguments = parser.parse_args(words)
+    if unknown := [job for job in arguments.jobs if job not in LIMITS]:
+        parser.error(f"no job {unknown[0]!r}; choose from {', '.join(LIMITS)}")
     makers: dict[str, Callable[[Path], tuple[Mapping[str, Any], str]]] = {
         "long": lambda folder: make_long(folder, hours=arguments.hours),
         "tiny": lambda folder: make_tiny(folder, clips=arguments.clips),
@@ -196,7 +198,7 @@ def main(words: Sequence[str] | None = None) -> None:
     found = list[Found]()
     with tempfile.TemporaryDirectory(prefix="memory-") as name:
         folder = Path(name)
-        for job in arguments.jobs:
+        for job in arguments.jobs or LIMITS:
             source, about = makers[job](folder / job)
             one = run_job(job, source, about, folder=folder, executor=arguments.executor)
             if job == "long":
