@@ -1,16 +1,13 @@
-"""The catalog: snapshots of an output, each one Parquet file that lists every live shard; and the sweep of the rest.
+"""The catalog: snapshots of an output, each one Parquet file that lists every live shard.
 
 A snapshot's totals are in the file's metadata, so that one read opens it, however many shards it lists.
 """
 
 import re
-import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from io import BytesIO
-from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -18,22 +15,20 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tokenizer_jobs.accounting import Totals, total
-from tokenizer_jobs.commits import Commit, read_commits
+from tokenizer_jobs.commits import Commit, read_all_commits
 from tokenizer_jobs.errors import ConfigError, IntegrityError
-from tokenizer_jobs.liveness import Owner
 from tokenizer_jobs.parquet import open_parquet
-from tokenizer_jobs.planning import list_generations, read_plan_summary
+from tokenizer_jobs.planning import list_generations
 from tokenizer_jobs.receipts import Receipts, read_receipts, receipt_path
 from tokenizer_jobs.recipe import FORMAT_VERSION, METADATA_KEY
-from tokenizer_jobs.shards import CODES_FOLDER, REJECTS_FOLDER
-from tokenizer_jobs.storage import STAGING_FOLDER, Storage, StoredFile, staged_by_the_dead
+from tokenizer_jobs.storage import Storage
 
 __all__ = [
     "CATALOG_FOLDER",
     "Snapshot",
     "SnapshotFacts",
     "SnapshotShard",
-    "Swept",
+    "check_receipts",
     "compared_sums",
     "newest_snapshot",
     "publish_snapshot",
@@ -41,13 +36,9 @@ __all__ = [
     "retired_by",
     "snapshot_numbers",
     "snapshot_path",
-    "sweep_orphans",
 ]
 
 CATALOG_FOLDER = "catalog"
-STAGING_SECONDS = 600.0
-"""Staging younger than this may belong to a live run on another machine."""
-
 _SHARD_COLUMNS = pa.schema(
     [
         ("path", pa.string()),
@@ -126,15 +117,6 @@ class Snapshot:
         return self.facts.number
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Swept:
-    """What a sweep removed."""
-
-    shards: int = 0
-    rejects: int = 0
-    staged: int = 0
-
-
 def publish_snapshot(
     storage: Storage, *, recipe_id: str, commits: Iterable[Commit] | None = None, receipts: Receipts | None = None
 ) -> Snapshot:
@@ -150,19 +132,47 @@ def publish_snapshot(
         receipts: That the commits take account of; None reads them.
 
     Raises:
-        IntegrityError: a commit is unreadable or has another recipe id.
+        IntegrityError: a commit is unreadable or has another recipe id, or the newest snapshot knows more than these.
     """
     receipts = read_receipts(storage) if receipts is None else receipts
     if commits is None:
-        commits = _read_all(storage, list_generations(storage), receipts=receipts)
+        commits = read_all_commits(storage, list_generations(storage), receipts=receipts)
     content = _gather(commits, recipe_id=recipe_id, receipts=receipts)
     while True:
         newest = newest_snapshot(storage)
+        if newest is not None:
+            _check_follows(newest.facts, receipts=receipts, generations=content.facts.generations)
         snapshot = _numbered(content, 1 if newest is None else newest.number + 1)
         if newest is not None and _same_content(newest, snapshot):
             return newest
         if storage.put_if_absent(snapshot_path(snapshot.number), _to_parquet(snapshot)):
             return snapshot
+
+
+def check_receipts(receipts: Receipts, newest: Snapshot | None) -> None:
+    """Make sure that no receipt is gone which the newest snapshot takes account of.
+
+    Raises:
+        IntegrityError: one is: what it took out would come back.
+    """
+    if newest is not None:
+        _check_follows(newest.facts, receipts=receipts, generations=newest.facts.generations)
+
+
+def _check_follows(newest: SnapshotFacts, *, receipts: Receipts, generations: Iterable[int]) -> None:
+    """A snapshot leaves nothing out that the one before took account of."""
+    if newest.receipts > receipts.newest:
+        raise IntegrityError(
+            f"{snapshot_path(newest.number)} takes account of {receipt_path(newest.receipts)}, which is not known "
+            "here: either another run took over the output meanwhile, or the receipt was removed; if it is not there, "
+            "restore it and the Parquet file beside it from a copy"
+        )
+    missing = sorted({*newest.generations}.difference(generations))
+    if missing:
+        raise IntegrityError(
+            f"{snapshot_path(newest.number)} takes account of generations {missing}, which are not known here: either "
+            "another run took over the output meanwhile, or their plans or commits were removed; run `verify`"
+        )
 
 
 def snapshot_path(number: int) -> str:
@@ -224,80 +234,6 @@ def retired_by(snapshot: Snapshot, receipts: Receipts) -> int | None:
 def compared_sums(totals: Totals | SnapshotFacts) -> tuple[int | str, ...]:
     """The sums in which a snapshot and its commits must agree."""
     return totals.items, totals.rows, totals.rejects, totals.filtered, totals.frames, totals.bytes, totals.digest
-
-
-def sweep_orphans(storage: Storage, *, commits: Iterable[Commit] | None = None) -> Swept:
-    """Remove shards and rejects that no commit names, and what dead runs left in staging; nothing else, ever.
-
-    While a generation has open units, its nameless files stay for 10 minutes: an attempt that nobody waits for any
-    more may still be between its shard and its commit, and would then name a file that is gone. For a committed unit
-    that cannot happen: a second commit is never published. Crash points: any part of the removals is a state that
-    the next sweep completes.
-
-    Args:
-        storage: The output.
-        commits: All of them, also those that do not count yet, as a run knows them that has no open units; None reads
-            them.
-    """
-    before = time.time() - STAGING_SECONDS
-    files = [*storage.list(CODES_FOLDER), *storage.list(REJECTS_FOLDER)]
-    # Commits are read after the listing: what is committed in between is then named, never an orphan. Generations
-    # are taken from the files' names too, so that a lost plan does not make orphans of its shards.
-    planned, receipts = list_generations(storage), read_receipts(storage)
-    if commits is None:
-        generations = {*planned, *map(_generation_of, files)}
-        commits = _read_all(storage, generations, receipts=receipts, with_pending=True)
-    else:
-        unknown = {*map(_generation_of, files)}.difference(planned)
-        commits = chain(commits, _read_all(storage, unknown, receipts=receipts, with_pending=True))
-    named_units, named_paths, num_committed = set[str](), set[str](), Counter[int]()
-    for commit in commits:
-        named_units.add(commit.unit_id)
-        named_paths.update(file.path for file in commit.files)
-        num_committed[commit.generation] += 1
-    unfinished = {
-        generation
-        for generation in planned
-        if num_committed[generation] < read_plan_summary(storage, generation).num_units
-    }
-    orphans = [
-        file.path
-        for file in files
-        if _PART.search(file.path)  # anything else is somebody's own
-        and file.path not in named_paths
-        and file.path.endswith((".parquet", ".arrow"))
-        and (file.modified < before or _generation_of(file) not in unfinished or _unit_of(file) in named_units)
-    ]
-    here = Owner.current()
-    staged = [
-        file.path
-        for file in storage.list(STAGING_FOLDER)
-        if file.modified < before or staged_by_the_dead(file.path.rpartition("/")[2], here=here)
-    ]
-    for path in (*orphans, *staged):
-        storage.delete(path)
-    num_shards = sum(path.startswith(f"{CODES_FOLDER}/") for path in orphans)
-    return Swept(shards=num_shards, rejects=len(orphans) - num_shards, staged=len(staged))
-
-
-_PART = re.compile(r"/part-(\d+)-\d+-([0-9a-f]+)")
-
-
-def _generation_of(file: StoredFile) -> int:
-    found = _PART.search(file.path)
-    return int(found[1]) if found else 0
-
-
-def _unit_of(file: StoredFile) -> str:
-    found = _PART.search(file.path)
-    return found[2] if found else ""
-
-
-def _read_all(
-    storage: Storage, generations: Iterable[int], *, receipts: Receipts, with_pending: bool = False
-) -> Iterator[Commit]:
-    for generation in sorted(set(generations)):
-        yield from read_commits(storage, generation, receipts=receipts, with_pending=with_pending)
 
 
 def _gather(commits: Iterable[Commit], *, recipe_id: str, receipts: Receipts) -> Snapshot:

@@ -9,7 +9,7 @@ bytes it hashed. An attempt that finds other bytes under its name publishes unde
 
 import hashlib
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -41,6 +41,7 @@ __all__ = [
     "parse_commit",
     "publish_by_hash",
     "publish_unit",
+    "read_all_commits",
     "read_commit",
     "read_commits",
 ]
@@ -113,15 +114,17 @@ def publish_unit(
     staged = [file for file in (shard.file, rejects.file) if file is not None]
     _check_accounting(unit, shard=shard, rejects=rejects)
     try:
-        files = list[ShardFile]()
+        files, new_paths = list[ShardFile](), list[str]()
         for file in staged:
-            # A name that is free says that no attempt got this far: only a taken one is worth a look for a commit.
+            # A name that is free says that no attempt got this far, or that a receipt took out what had it, which is
+            # found where the commit is refused: only a taken one is worth a look for a commit.
             if storage.publish_if_absent(file.staged, file.target.path):
                 files.append(file.target)
+                new_paths.append(file.target.path)
                 continue
             standing = read_commit(storage, generation=unit.generation, unit_id=unit.unit_id)
             if standing is not None:
-                return _lost(storage, standing, files=files, shard=shard, rejects=rejects)
+                return _lost(storage, standing, files=files, new_paths=new_paths, shard=shard, rejects=rejects)
             files.append(_publish_beside(storage, file))
         commit = _build_commit(
             unit,
@@ -136,7 +139,7 @@ def publish_unit(
         if storage.put_if_absent(path, commit.model_dump_json(indent=2).encode()):
             return Published(outcome=Outcome.PUBLISHED, commit=commit)
         standing = parse_commit(storage.read_bytes(path), path=path)
-        return _lost(storage, standing, files=files, shard=shard, rejects=rejects)
+        return _lost(storage, standing, files=files, new_paths=new_paths, shard=shard, rejects=rejects)
     finally:
         for file in staged:
             file.staged.unlink(missing_ok=True)
@@ -188,6 +191,14 @@ def read_commits(
         commit = receipts.effective(parse_commit(content, path=path))
         if with_pending or receipts.is_live(commit):
             yield commit
+
+
+def read_all_commits(
+    storage: Storage, generations: Iterable[int], *, receipts: Receipts, with_pending: bool = False
+) -> Iterator[Commit]:
+    """Read the commits of several generations, as `read_commits`."""
+    for generation in sorted(set(generations)):
+        yield from read_commits(storage, generation, receipts=receipts, with_pending=with_pending)
 
 
 def _unit_id(path: str) -> str:
@@ -272,6 +283,7 @@ def _lost(
     standing: Commit,
     *,
     files: Sequence[ShardFile],
+    new_paths: Sequence[str],
     shard: StagedShard,
     rejects: StagedRejects,
 ) -> Published:
@@ -280,7 +292,22 @@ def _lost(
     mine = next(
         (file.path for file in files if shard.file is not None and file.sha256 == shard.file.target.sha256), None
     )
-    return _compare(storage, standing, shard=shard, rejects=rejects, published=mine)
+    try:
+        return _compare(storage, standing, shard=shard, rejects=rejects, published=mine)
+    finally:
+        _withdraw(storage, standing, new_paths)
+
+
+def _withdraw(storage: Storage, standing: Commit, new_paths: Sequence[str]) -> None:
+    """Take back what this attempt published of a unit that has lost something since: dropped rows would be back.
+
+    Nobody can come to name these files: their names were free, so that what had them was swept after its receipt.
+    """
+    left = read_receipts(storage).effective(standing).files
+    if left != standing.files:
+        for path in new_paths:
+            if path not in {file.path for file in left}:
+                storage.delete(path)
 
 
 def _compare(
@@ -300,15 +327,15 @@ def _compare(
         )
     if shard.digest == standing.digest or shard.file is None:
         return Published(outcome=Outcome.SAME, commit=standing)
-    if published is not None:
-        ours = _codes_by_id(storage, published)
-    else:
-        staged = shard.file.staged
-        ours = _codes_by_id(Storage.at(staged.parent), staged.name)
     try:
+        if published is not None:
+            ours = _codes_by_id(storage, published)
+        else:
+            staged = shard.file.staged
+            ours = _codes_by_id(Storage.at(staged.parent), staged.name)
         theirs = {row: codes for file in standing.shards for row, codes in _codes_by_id(storage, file.path).items()}
-    except FileNotFoundError:  # rewritten and swept since: this attempt comes very late
-        theirs = ours
+    except FileNotFoundError:  # rewritten, and swept or withdrawn since: this attempt comes very late
+        return Published(outcome=Outcome.DIFFERS, commit=standing)
     num_differing = sum(theirs.get(row_id) != codes for row_id, codes in ours.items())
     return Published(outcome=Outcome.DIFFERS, commit=standing, num_differing=num_differing)
 

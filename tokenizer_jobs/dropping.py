@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import partial
 from itertools import product
 
-from tokenizer_jobs.catalog import newest_snapshot, publish_snapshot, sweep_orphans
+from tokenizer_jobs.catalog import check_receipts, newest_snapshot, publish_snapshot
 from tokenizer_jobs.commits import committed_unit_ids
 from tokenizer_jobs.errors import ConfigError, OutputBusyError
 from tokenizer_jobs.lease import Lease
@@ -18,6 +18,7 @@ from tokenizer_jobs.results import DropResult
 from tokenizer_jobs.row_filter import RowFilter
 from tokenizer_jobs.schema import row_schema
 from tokenizer_jobs.storage import Storage
+from tokenizer_jobs.sweeping import sweep_orphans
 
 __all__ = ["drop"]
 
@@ -65,6 +66,8 @@ def _drop(
     storage: Storage, *, wanted: frozenset[str] | None, where: str | None, missing_ok: bool, lease: Lease | None
 ) -> DropResult:
     receipts, recipe_id = read_receipts(storage), read_recipe(storage).recipe_id
+    newest = newest_snapshot(storage)
+    check_receipts(receipts, newest)
     _refuse_open_units(storage, receipts)
     condition = None
     if wanted is None and where is not None:
@@ -76,7 +79,6 @@ def _drop(
         already = _account_for(wanted, removals, storage=storage, receipts=receipts, missing_ok=missing_ok)
     receipt = None
     if lease is not None:
-        newest = newest_snapshot(storage)
         if removals:
             receipt = remove(
                 storage,
@@ -92,7 +94,7 @@ def _drop(
         # the same drop again, goes on from here.
         if newest is not None:
             publish_snapshot(storage, recipe_id=recipe_id)
-            sweep_orphans(storage)
+        sweep_orphans(storage)
     newest = newest_snapshot(storage)
     num_rejects = sum(removal.removed.column("codes_sha256").null_count for removal in removals)
     return DropResult(
@@ -159,5 +161,6 @@ def _refuse_open_units(storage: Storage, receipts: Receipts) -> None:
 
 
 def _check_lease(lease: Lease, storage: Storage) -> None:
+    lease.look()
     if lease.lost is not None:
         raise OutputBusyError(f"this drop lost the output {storage.name!r}: {lease.lost}; nothing was dropped")

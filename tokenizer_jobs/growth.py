@@ -27,7 +27,7 @@ from tokenizer_jobs.planning import (
     select_new,
     write_plan,
 )
-from tokenizer_jobs.receipts import RemovedItems, read_receipts
+from tokenizer_jobs.receipts import dropped_items, read_receipts
 from tokenizer_jobs.recipe import CodecFacts, ResolvedRecipe, file_metadata
 from tokenizer_jobs.schema import row_schema
 from tokenizer_jobs.sources import Listing, make_source, public_source
@@ -136,7 +136,7 @@ def plan_growth(planning: Planning, *, replace: bool = False) -> Grown:
     listed = planning.fitted(listing)
     generations = list_generations(storage)
     known = known_items(storage, generations)
-    dropped = RemovedItems(storage, read_receipts(storage)).dropped
+    dropped = dropped_items(storage, read_receipts(storage))
     compared = compare_with_known(listed, known, dropped=sorted(dropped))
     selected = select_new(
         compared.new,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from tokenizer_jobs.accounting import Totals, total
-from tokenizer_jobs.catalog import newest_snapshot, publish_snapshot, sweep_orphans
+from tokenizer_jobs.catalog import check_receipts, newest_snapshot, publish_snapshot
 from tokenizer_jobs.commits import Commit, Outcome
 from tokenizer_jobs.commonalities import describe_rejects
 from tokenizer_jobs.config import JobConfig, Selection
@@ -38,6 +38,7 @@ from tokenizer_jobs.recipe import CodecFacts, ResolvedRecipe, store_recipe
 from tokenizer_jobs.results import Progress, RunResult, summary_fields
 from tokenizer_jobs.stopping import StopRequest, stop_on_signals
 from tokenizer_jobs.storage import Storage
+from tokenizer_jobs.sweeping import sweep_orphans
 from tokenizer_jobs.takeover import take_over
 from tokenizer_jobs.tally import Tally
 
@@ -127,6 +128,7 @@ class _Run:
     def execute(self) -> RunResult:
         """Take the steps drawn at the top of this module."""
         self._tell(None, message=_codec_line(self.facts))
+        check_receipts(self.ledger.receipts, newest_snapshot(self.storage))
         generations = list_generations(self.storage)
         for generation in generations:
             # All of them: a commit of an old generation may have been removed on the advice of `verify`.
@@ -155,6 +157,7 @@ class _Run:
         return self._result()
 
     def _may_go_on(self) -> bool:
+        self.lease.look()
         if self.lease.lost is not None:
             raise OutputBusyError(f"this run lost the output {self.storage.name!r}: {self.lease.lost}")
         return not self.stop.requested and not self.problems

@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -117,6 +118,19 @@ class Lease:
         if self._is_ours(_read(self._storage)):
             self._storage.delete(LEASE_PATH)
 
+    def look(self) -> None:
+        """Find out now whether another run took over, for steps that a run which slept must not take any more.
+
+        A storage that does not answer is left to the heartbeat.
+        """
+        with suppress(TransientError, ConfigError, OSError):
+            self._look()
+
+    def _look(self) -> None:
+        found = _read(self._storage)
+        if found is not None and not self._is_ours(found):
+            self._lost = f"run {found.run_id} on {found.owner.host} took over the lease"
+
     def _take_over(self) -> None:
         found = _read(self._storage)
         if found is None:  # released since
@@ -154,9 +168,8 @@ class Lease:
         last_beat = time.monotonic()
         while not self._stop.wait(BEAT_SECONDS):
             try:
-                found = _read(self._storage)
-                if found is not None and not self._is_ours(found):
-                    self._lost = f"run {found.run_id} on {found.owner.host} took over the lease"
+                self._look()
+                if self._lost is not None:
                     return
                 self._storage.replace(LEASE_PATH, self._content())
                 last_beat = time.monotonic()

@@ -1,7 +1,7 @@
 """Receipts: what was taken out of an output after it was committed, why, from which files, and their hashes.
 
-    receipts/000001.parquet     one line for every row and reject that was removed
-    receipts/000001.json        why, and each touched unit's files and counts before and after; published last
+    receipts/000001-<hash>.parquet   one line for every row and reject that was removed; named by its own bytes
+    receipts/000001.json             why, and each touched unit's files and counts before and after; published last
 
 A receipt is the one step by which a removal happens: until its JSON is there nothing has changed for anybody, and from
 then on every reader of commits sees the touched units as the receipt leaves them. Commits themselves stay as they are.
@@ -9,6 +9,7 @@ Receipts hold in the order of their numbers.
 """
 
 import hashlib
+import re
 import socket
 from collections import defaultdict
 from collections.abc import Sequence
@@ -24,15 +25,16 @@ from pydantic import Field, ValidationError
 from tokenizer_jobs.commit_records import Commit, CommittedFile, StoredRecord, commit_path
 from tokenizer_jobs.errors import IntegrityError, OutputBusyError
 from tokenizer_jobs.parquet import open_parquet
-from tokenizer_jobs.storage import Storage
+from tokenizer_jobs.storage import Storage, StoredFile
 
 __all__ = [
     "REMOVED_COLUMNS",
     "Cause",
     "Receipt",
     "Receipts",
-    "RemovedItems",
     "Rewrite",
+    "dropped_items",
+    "forgotten_lists",
     "newest_receipt",
     "publish_receipt",
     "read_receipts",
@@ -120,8 +122,15 @@ def receipt_path(number: int) -> str:
     return f"{RECEIPTS_FOLDER}/{number:06d}.json"
 
 
-def _removed_path(number: int) -> str:
-    return f"{RECEIPTS_FOLDER}/{number:06d}.parquet"
+def _removed_path(number: int, sha256: str) -> str:
+    return f"{RECEIPTS_FOLDER}/{number:06d}-{sha256[:8]}.parquet"
+
+
+def forgotten_lists(storage: Storage) -> list[StoredFile]:
+    """Lists of removals that did not happen: of such as died before their receipt, or as may be about to publish it."""
+    listed = [file for file in storage.list(RECEIPTS_FOLDER) if re.search(r"/\d+-[0-9a-f]{8}\.parquet$", file.path)]
+    named = {_removed_path(receipt.number, receipt.removed_sha256) for receipt in read_receipts(storage).all}
+    return [file for file in listed if file.path not in named]
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +184,10 @@ class Receipts:
         """Whether a generation of items that were known before has been put in place of what was there."""
         return any(receipt.generation == generation for receipt in self.all)
 
+    def kept_paths(self) -> set[str]:
+        """Files that the units which lost something have now."""
+        return {file.path for rewrites in self._rewrites.values() for file in rewrites[-1][1].after}
+
     def removed_paths(self) -> dict[str, int]:
         """Files that are no part of the output any more, each with the number of the receipt."""
         return {
@@ -190,38 +203,14 @@ def _contents(files: Sequence[CommittedFile]) -> list[tuple[str, str]]:
     return sorted((file.path.partition("/")[0], file.sha256) for file in files)
 
 
-class RemovedItems:
-    """Ids of the items that units lost rows or rejects of, for every receipt of an output.
-
-    Args:
-        storage: The output.
-        receipts: All of them.
+def dropped_items(storage: Storage, receipts: Receipts) -> frozenset[str]:
+    """Ids of the items that were dropped, with all of their rows or with some.
 
     Raises:
         IntegrityError: what a receipt removed is missing or damaged.
     """
-
-    def __init__(self, storage: Storage, receipts: Receipts) -> None:
-        self._parts = defaultdict[tuple[int, str], list[pa.ChunkedArray]](list)
-        self._dropped: list[pa.ChunkedArray] = []
-        for receipt in receipts.all:
-            start, items = 0, read_removed(storage, receipt).column("item_id")
-            for rewrite in receipt.rewrites:
-                part = items.slice(start, rewrite.num_removed)
-                self._parts[rewrite.generation, rewrite.unit_id].append(part)
-                start += rewrite.num_removed
-            if receipt.cause == "drop":
-                self._dropped.append(items)
-
-    def of(self, *, generation: int, unit_id: str) -> frozenset[str]:
-        """Items of one unit."""
-        parts = self._parts.get((generation, unit_id), ())
-        return frozenset(item_id for part in parts for item_id in part.to_pylist())
-
-    @property
-    def dropped(self) -> frozenset[str]:
-        """Items that were dropped, with all of their rows or with some."""
-        return frozenset(item_id for part in self._dropped for item_id in part.to_pylist())
+    lists = (read_removed(storage, receipt) for receipt in receipts.all if receipt.cause == "drop")
+    return frozenset(item_id for removed in lists for item_id in removed.column("item_id").to_pylist())
 
 
 def newest_receipt(storage: Storage) -> int:
@@ -249,7 +238,7 @@ def read_removed(storage: Storage, receipt: Receipt) -> pa.Table:
     Raises:
         IntegrityError: the file is missing or damaged.
     """
-    path = _removed_path(receipt.number)
+    path = _removed_path(receipt.number, receipt.removed_sha256)
     try:
         content = storage.read_bytes(path)
     except FileNotFoundError as error:
@@ -278,7 +267,7 @@ def publish_receipt(
 
     Crash points, and what a reader sees after each:
         1. before the Parquet file: nothing; new files that no commit names are swept;
-        2. before the JSON: the same, and a Parquet file that no reader looks at and the next receipt replaces;
+        2. before the JSON: the same, and a Parquet file that no reader looks at and a later sweep takes;
         3. after the JSON: the removal, whole. Old files stay until the next snapshot is there, so that the snapshot
            that names them can be read until then.
 
@@ -314,10 +303,10 @@ def publish_receipt(
         removed_sha256=hashlib.sha256(content).hexdigest(),
         rewrites=tuple(rewrites),
     )
-    if not storage.exists(receipt_path(number)):
-        storage.replace(_removed_path(number), content)
-        if storage.put_if_absent(receipt_path(number), receipt.model_dump_json(indent=1).encode()):
-            return receipt
+    # Two at once publish lists under names of their own, so that neither spoils what the other's receipt names.
+    storage.put_if_absent(_removed_path(number, receipt.removed_sha256), content)
+    if storage.put_if_absent(receipt_path(number), receipt.model_dump_json(indent=1).encode()):
+        return receipt
     raise OutputBusyError(f"{receipt_path(number)} was published by another run meanwhile; do the same again")
 
 

@@ -121,7 +121,12 @@ class Calibration(_Stated):
     encode_per_audio_second: float
     """Seconds of one core, or of one GPU, that all others share in being busy."""
     predicted_seconds: float
-    """Of the whole job, from the command to its end, on this machine."""
+    """Of the whole job, from the command to its end, on this machine, as busy with other work as it was now."""
+    alone_seconds: float | None
+    """The least that it takes with this machine to itself, all cores busy; None where CPU seconds do not tell that:
+    with GPUs, with Ray, or with cores that the job leaves idle."""
+    cpu_seconds: float
+    """Of the whole job, over all its processes, Ray's left out; other work on the machine changes them little."""
     twice_cores_seconds: float
     """With twice the cores."""
     gpus_seconds: dict[int, float]
@@ -152,6 +157,12 @@ class PlanResult(OutputSummary):
     duplicate_ids: list[str]
     missing_files: int = 0
     """Inputs that a manifest names and that are not there."""
+    missing_ids: list[str] = []
+    """The first few."""
+    changed_ids: list[str] = []
+    """The first few."""
+    vanished_ids: list[str] = []
+    """The first few."""
     skipped: dict[str, int]
     """What the source holds that is no item, and items that the selection leaves out, by kind."""
     expected_filtered: dict[str, int] = {}

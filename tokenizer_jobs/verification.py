@@ -4,34 +4,39 @@ Every problem is one line that names the file and says what to do. A damaged fil
 follow from it is not.
 """
 
-import hashlib
 import re
-from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from tokenizer_jobs.accounting import Totals, total
-from tokenizer_jobs.catalog import Snapshot, compared_sums, read_snapshot, snapshot_numbers, snapshot_path
+from tokenizer_jobs.catalog import (
+    Snapshot,
+    check_receipts,
+    compared_sums,
+    newest_snapshot,
+    read_snapshot,
+    snapshot_numbers,
+    snapshot_path,
+)
 from tokenizer_jobs.commits import Commit, CommittedFile, commit_path, committed_unit_ids, read_commit
-from tokenizer_jobs.digest import Digest
-from tokenizer_jobs.errors import EXIT_DONE, EXIT_FAILED, ConfigError, IntegrityError, Stage
+from tokenizer_jobs.errors import EXIT_DONE, EXIT_FAILED, ConfigError, IntegrityError
+from tokenizer_jobs.file_checks import FileChecks
 from tokenizer_jobs.planning import list_generations, read_plan_summary, read_units
-from tokenizer_jobs.receipts import Receipts, RemovedItems, read_receipts
+from tokenizer_jobs.receipt_checks import ReceiptChecks
+from tokenizer_jobs.receipts import Receipts, read_receipts, receipt_path
 from tokenizer_jobs.recipe import read_recipe
 from tokenizer_jobs.records import RowPlace, WorkUnit
 from tokenizer_jobs.reencoding import ReencodeResult, reencode_sample
 from tokenizer_jobs.results import OutputSummary, summary_fields
-from tokenizer_jobs.row_checks import CheckedRow, file_facts
+from tokenizer_jobs.row_checks import file_facts
 from tokenizer_jobs.row_places import PLACE_COLUMNS, PlacedRow, PlacedRows, has_row_per_channel, placed_rows
-from tokenizer_jobs.schema import REJECT_COLUMNS, ROW_COLUMNS
-from tokenizer_jobs.shards import CODES_FOLDER, REJECTS_FOLDER, codes_arrays, read_batches, read_schema
+from tokenizer_jobs.shards import CODES_FOLDER, REJECTS_FOLDER, read_batches, read_schema
 from tokenizer_jobs.storage import Storage
 
 __all__ = ["VerifyReport", "VerifyResult", "verify", "verify_output"]
-
-_REMEDY = "restore it from a copy, or delete the commit and run again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +110,7 @@ def verify_output(storage: Storage) -> VerifyReport:
     return VerifyReport(
         totals=total(check.commits.values()),
         units_planned=check.num_planned,
-        items_planned=check.num_items - check.receipts.num_dropped,
+        items_planned=check.items_planned,
         dropped=check.receipts.num_dropped,
         snapshot=None if check.newest is None else check.newest.number,
         problems=problems,
@@ -119,15 +124,16 @@ class _Check:
     storage: Storage
     recipe_id: str = ""
     receipts: Receipts = field(default_factory=Receipts)
-    removed: RemovedItems | None = None
+    lists: ReceiptChecks = field(default_factory=lambda: ReceiptChecks(Receipts()))
+    """What the receipts took out."""
     commits: dict[str, Commit] = field(default_factory=dict)
     """Those that count, as receipts have left them, by unit id."""
     pending: dict[str, Commit] = field(default_factory=dict)
     """Those that do not count yet, by unit id."""
     stored: dict[str, int] = field(default_factory=dict)
     """Size of every shard and rejects file, by path."""
-    schemas: dict[tuple[int, str], tuple[str, pa.Schema]] = field(default_factory=dict)
-    """First file and its schema, by generation and folder."""
+    files: FileChecks | None = None
+    """Of the files that are stored; None until they are listed."""
     seen_in: dict[str, str] = field(default_factory=dict)
     """The file that has an id, over all live files."""
     num_open: int = 0
@@ -140,12 +146,10 @@ class _Check:
 
     def problems(self) -> list[str]:
         """Look from the recipe down to the rows, then at the lists of what there should be."""
-        try:
-            self.receipts = read_receipts(self.storage)
-            self.removed = RemovedItems(self.storage, self.receipts)
-        except IntegrityError as error:
-            return [str(error)]
-        found = list(self._parts())
+        found, of_receipts = list(self._recipe()), list(self._receipts())
+        if of_receipts or (found and self.receipts.all):  # what is left of the units cannot be known
+            return found + of_receipts
+        found += self._parts()
         found += self._snapshots()
         found += self._orphans()
         # What the commits add up to says nothing new about an output with a problem.
@@ -161,11 +165,28 @@ class _Check:
             )
 
     def _parts(self) -> Iterator[str]:
-        yield from self._recipe()
         for folder in (CODES_FOLDER, REJECTS_FOLDER):
             self.stored |= {file.path: file.size_bytes for file in self.storage.list(folder)}
         for generation in sorted({*list_generations(self.storage), *self._generations_of_files()}):
             yield from self._generation(generation)
+
+    @property
+    def items_planned(self) -> int:
+        """Items that there should be, with rows or as rejects."""
+        return max(0, self.num_items - self.receipts.num_dropped)  # a plan that cannot be read holds none
+
+    def _receipts(self) -> Iterator[str]:
+        """Read them; the newest snapshot says whether the last ones are gone."""
+        newest = None
+        with suppress(IntegrityError):  # which is reported with the snapshots
+            newest = newest_snapshot(self.storage)
+        try:
+            self.receipts = read_receipts(self.storage)
+            check_receipts(self.receipts, newest)
+            self.lists = ReceiptChecks(self.receipts)
+            yield from self.lists.problems(self.storage, recipe_id=self.recipe_id)
+        except IntegrityError as error:
+            yield str(error)
 
     def _generations_of_files(self) -> Iterator[int]:
         """Generations that have commits although their plan may be lost."""
@@ -198,7 +219,8 @@ class _Check:
     def _unit(self, unit: WorkUnit) -> Iterator[str]:
         path = commit_path(unit.generation, unit.unit_id)
         try:
-            commit = read_commit(self.storage, generation=unit.generation, unit_id=unit.unit_id, receipts=self.receipts)
+            commit = read_commit(self.storage, generation=unit.generation, unit_id=unit.unit_id)
+            problem = None if commit is None else self.lists.broken_step(commit)
         except IntegrityError as error:
             self.blamed.add(unit.unit_id)
             yield str(error)
@@ -206,98 +228,20 @@ class _Check:
         if commit is None:
             self.num_open += 1
             return
+        if problem is not None:
+            self.blamed.add(unit.unit_id)
+            yield problem
+            return
+        commit = self.receipts.effective(commit)
         counts = self.receipts.is_live(commit)
         (self.commits if counts else self.pending)[unit.unit_id] = commit
         self.recipe_id = self.recipe_id or commit.recipe_id
         if commit.recipe_id != self.recipe_id:
             yield f"{path} has recipe id {commit.recipe_id}, recipe.json has {self.recipe_id}; restore recipe.json"
             return
-        damaged = [problem for file in commit.files for problem in self._file(commit, file)]
+        remedy = self._remedy(commit)
+        damaged = [problem for file in commit.files for problem in self._file(commit, file, remedy=remedy)]
         yield from damaged or (self._accounting(unit, commit, path=path) if counts else ())
-
-    def _file(self, commit: Commit, file: CommittedFile) -> Iterator[str]:
-        if file.path not in self.stored:
-            yield f"{file.path} is missing although a commit names it; {_REMEDY} {_commit_of(commit)}"
-            return
-        if self.stored[file.path] != file.size_bytes:
-            yield (
-                f"{file.path} has {self.stored[file.path]} bytes, its commit says {file.size_bytes}; "
-                f"{_REMEDY} {_commit_of(commit)}"
-            )
-            return
-        with self.storage.open_file(file.path) as content:
-            sha256 = hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]
-        if sha256 != file.sha256:
-            yield f"{file.path} has sha256 {sha256}, its commit says {file.sha256}; {_REMEDY} {_commit_of(commit)}"
-            return
-        try:
-            yield from self._schema(commit, file)
-            check = self._rows if file in commit.shards else self._reasons
-            yield from check(commit, file)
-        except IntegrityError as error:
-            yield str(error)
-
-    def _schema(self, commit: Commit, file: CommittedFile) -> Iterator[str]:
-        schema = read_schema(self.storage, file.path)
-        folder = file.path.partition("/")[0]
-        ours = ROW_COLUMNS if folder == CODES_FOLDER else REJECT_COLUMNS
-        if not pa.schema(list(schema)[: len(ours)]).equals(ours):
-            yield f"{file.path} has other columns than the format version says; {_REMEDY} {_commit_of(commit)}"
-            return
-        facts = file_facts(schema)
-        if facts.get("recipe_id") != self.recipe_id:
-            yield (
-                f"{file.path} was made with recipe id {facts.get('recipe_id')}, the output has {self.recipe_id}; "
-                f"{_REMEDY} {_commit_of(commit)}"
-            )
-            return
-        first, expected = self.schemas.setdefault((commit.generation, folder), (file.path, schema))
-        if not schema.equals(expected) or schema.metadata != expected.metadata:
-            yield (
-                f"{file.path} has another schema or metadata than {first} of the same generation; "
-                f"{_REMEDY} {_commit_of(commit)}"
-            )
-
-    def _rows(self, commit: Commit, file: CommittedFile) -> Iterator[str]:
-        """Check every row of a shard against its own facts, the file's metadata and the commit."""
-        facts = file_facts(read_schema(self.storage, file.path))
-        digest, num_rows, num_frames = Digest(), 0, 0
-        columns = ["id", "codes", "num_frames", "num_codebooks", "window_frames", "codes_sha256"]
-        for batch in read_batches(self.storage, file.path, columns=columns):
-            values = {name: batch.column(name).to_pylist() for name in columns if name != "codes"}
-            for place, codes in enumerate(codes_arrays(batch.column("codes"))):
-                row = CheckedRow(
-                    id=values["id"][place],
-                    codes=codes,
-                    shape=(values["num_codebooks"][place], values["num_frames"][place]),
-                    window_frames=values["window_frames"][place],
-                    codes_sha256=values["codes_sha256"][place],
-                )
-                problem = row.problem(facts)
-                if problem is not None:
-                    yield f"{file.path}: row {row.id!r} {problem}; {_REMEDY} {_commit_of(commit)}"
-                    return
-                digest.add_row(row.id, codes_sha256=row.codes_sha256, recipe_id=self.recipe_id)
-                num_rows, num_frames = num_rows + 1, num_frames + codes.shape[1]
-        stored, said = (num_rows, num_frames, digest.hex), (file.rows, commit.num_frames, commit.digest)
-        if stored != said:
-            yield (
-                f"{file.path} has rows, frames and digest {stored}, its commit says {said}; "
-                f"{_REMEDY} {_commit_of(commit)}"
-            )
-
-    def _reasons(self, commit: Commit, file: CommittedFile) -> Iterator[str]:
-        """Count the rejects by reason and stage against the commit, which status and snapshots count from."""
-        reasons: Counter[str] = Counter()
-        num_filtered = 0
-        for batch in read_batches(self.storage, file.path, columns=["reason", "stage"]):
-            reasons.update(batch.column("reason").to_pylist())
-            num_filtered += batch.column("stage").to_pylist().count(Stage.FILTER.value)
-        if (dict(reasons), num_filtered) != (commit.rejects_by_reason, commit.num_filtered):
-            yield (
-                f"{file.path} has reasons {dict(reasons)}, {num_filtered} filtered; its commit says "
-                f"{commit.rejects_by_reason}, {commit.num_filtered} filtered; {_REMEDY} {_commit_of(commit)}"
-            )
 
     def _accounting(self, unit: WorkUnit, commit: Commit, *, path: str) -> Iterator[str]:
         """Planned items = items of rows + rejects, each once, in this unit and over all live files; slices complete.
@@ -305,13 +249,16 @@ class _Check:
         Without those that receipts took out of the unit.
         """
         lost = self.receipts.rewrites_of(generation=unit.generation, unit_id=unit.unit_id)
-        num_items = len(unit.items) - sum(rewrite.items_removed for _, rewrite in lost)
-        assert self.removed is not None
-        removed = self.removed.of(generation=unit.generation, unit_id=unit.unit_id)
-        counts = (num_items, sum(file.rows for file in commit.shards), sum(file.rows for file in commit.rejects))
+        num_lost = sum(rewrite.items_removed for _, rewrite in lost)
+        removed, remedy = self.lists.items_of(generation=unit.generation, unit_id=unit.unit_id), self._remedy(commit)
+        counts = (
+            len(unit.items) - num_lost,
+            sum(file.rows for file in commit.shards),
+            sum(file.rows for file in commit.rejects),
+        )
         said = (commit.num_items, commit.num_rows, commit.num_rejects)
         if counts != said:
-            yield f"{path} says items, rows and rejects {said}, plan and files hold {counts}; {_REMEDY} {path}"
+            yield f"{path} says items, rows and rejects {said}, plan and files hold {counts}; {remedy}"
             return
         planned = {item.id for item in unit.items}
         left, rows = set(planned), PlacedRows()
@@ -324,19 +271,20 @@ class _Check:
                     reason = (
                         "an id that is not planned for its unit" if other is None else f"an id that {other} has too"
                     )
-                    yield f"{file.path} has {row.id!r}, {reason}; {_REMEDY} {path}"
+                    yield f"{file.path} has {row.id!r}, {reason}; {remedy}"
                     return
                 self.seen_in |= dict.fromkeys(names, file.path)
                 left.discard(row.item_id)
                 if row.item_id not in removed:  # else some of its slices may be gone on purpose
                     rows.add(row)
-        yield from (f"{path}: {problem}; {_REMEDY} {path}" for problem in rows.problems())
-        left -= removed
-        if left:
+        yield from (f"{path}: {problem}; {remedy}" for problem in rows.problems())
+        if left - removed:
             yield (
-                f"unit {unit.unit_id} has neither rows nor rejects for {len(left)} planned items, such as "
-                f"{min(left)!r}; delete {path} and run again"
+                f"unit {unit.unit_id} has neither rows nor rejects for {len(left - removed)} planned items, such as "
+                f"{min(left - removed)!r}; {remedy}"
             )
+        elif len(left) != num_lost:
+            yield f"unit {unit.unit_id} lost {len(left)} items, its receipts say {num_lost}; restore them from a copy"
 
     def _placed(self, file: CommittedFile, commit: Commit) -> Iterator[PlacedRow]:
         """The rows of a shard; of rejects, as if each were its item's only row."""
@@ -384,6 +332,11 @@ class _Check:
                 f"{snapshot_path(snapshot.number)} does not list {len(wrong)} committed shards as they are, such as "
                 f"{wrong[0]}; run again to publish a snapshot that does"
             )
+        elif (num_items := total(commits).items) != self.items_planned:
+            yield (
+                f"{self.items_planned} items are planned, {num_items} have rows or are rejects: restore plans/, "
+                "receipts/ and _commits/ from a copy"
+            )
         elif compared_sums(snapshot.facts) != compared_sums(total(commits)):
             yield f"{snapshot_path(snapshot.number)} has other totals than the commits; delete it and run again"
 
@@ -394,6 +347,18 @@ class _Check:
             if not any(unit_id in path for unit_id in self.blamed):
                 yield f"{path} is named by no commit; run again to sweep it, or delete it"
 
+    def _file(self, commit: Commit, file: CommittedFile, *, remedy: str) -> Iterator[str]:
+        if self.files is None:
+            self.files = FileChecks(storage=self.storage, stored=self.stored, recipe_id=self.recipe_id)
+        yield from self.files.problems(commit, file, remedy=remedy)
 
-def _commit_of(commit: Commit) -> str:
-    return commit_path(commit.generation, commit.unit_id)
+    def _remedy(self, commit: Commit) -> str:
+        """What to do where a unit's files are not what they should be."""
+        path = commit_path(commit.generation, commit.unit_id)
+        lost = self.receipts.rewrites_of(generation=commit.generation, unit_id=commit.unit_id)
+        if not lost:
+            return f"restore it from a copy, or delete {path} and run again"
+        return (
+            f"restore it from a copy: {receipt_path(lost[-1][0])} rewrote the unit's files, so that deleting {path} "
+            "and running again does not mend it; without a copy, write to a new output"
+        )

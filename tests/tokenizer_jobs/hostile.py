@@ -5,9 +5,8 @@ What cannot be told from the bytes alone, and is therefore allowed to pass as a 
 - Raw samples have no checksum: flipped or zeroed bytes inside WAV data are other audio, of the same length.
 - A WAV's `fmt ` chunk is believed where it does not contradict itself: another rate or channel count is other audio.
 - MP3 and AAC frames have no checksum: damage inside one is noise of the same length. The counts in the Xing header and
-  in the sample tables of MP4 tell when frames are missing, of MP3 when more than two are: decoders may drop as many
-  where frames borrow bits of ones before them.
-- The edit list of an MP4 may hide audio on purpose; damage to its time scales has the same effect.
+  in the sample tables of MP4 tell when frames are missing. Of MP3 a damaged last frame that the decoder drops can pass.
+- The edit list of an MP4 may hide audio on purpose; damage to its time scales and durations has the same effect.
 - Ogg pages and FLAC frames are checksummed: damage there is found.
 """
 
@@ -36,7 +35,7 @@ UNKNOWN = frozenset({NOT_AUDIO, CORRUPT, TRUNCATED})
 WILD = UNKNOWN | {EMPTY, RejectReason.ABSURD_PEAK, RejectReason.NON_FINITE, RejectReason.UNSUPPORTED_CHANNELS}
 """What may become of a file whose header was hit at random."""
 
-LEAST = {"wav": 0.99, "flac": 0.99, "ogg": 0.99, "opus": 0.99, "mp3": 1 - 2 * 576 / (SECONDS * RATE), "m4a": 0.99}
+LEAST = {"wav": 0.99, "flac": 0.99, "ogg": 0.99, "opus": 0.99, "mp3": 1 - 576 / (SECONDS * RATE), "m4a": 0.99}
 """How much of a clip's audio there must be in a row of it after damage that cannot be seen."""
 EXTENSIONS = {"wav": "wav", "flac": "flac", "ogg": "ogg", "opus": "opus", "mp3": "mp3", "m4a": "m4a"}
 
@@ -185,13 +184,18 @@ def _holes(kind: str, chance: random.Random, *, number: int) -> Iterator[Hostile
             content=whole[:place] + bytes(length) + whole[place + length :],
             reasons=WILD if kind in ("m4a", "mp3") else DAMAGED,
             may_pass=kind in ("wav", "mp3", "m4a"),
-            least_share=0.0 if _is_description(kind, whole, place + length - 1) else LEAST[kind],
+            least_share=0.0
+            if any(_is_description(kind, whole, hit) for hit in range(place, place + length, 4))
+            else LEAST[kind],
         )
 
 
 def _is_description(kind: str, whole: bytes, place: int) -> bool:
-    """Whether a byte tells an MP4's time scales and edits."""
-    return kind == "m4a" and place >= next(start for start, name in _boxes(whole) if name == b"moov")
+    """Whether a byte tells an MP4's time scales, durations and edits."""
+    if kind != "m4a":
+        return False
+    _, name = max((start, name) for start, name in _boxes(whole) if start <= place)
+    return name in (b"mvhd", b"edts", b"mdhd", b"stts")
 
 
 _PAGE = b"<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head><body>nothing here</body></html>\n"

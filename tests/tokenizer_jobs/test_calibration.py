@@ -1,5 +1,8 @@
 """Predictions: costs are found again where they are known, samples stand for the whole, a real job is met."""
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,8 @@ from tokenizer_jobs.dry_run.costs import (
     stage_seconds,
 )
 from tokenizer_jobs.dry_run.pricing import machine_costs
-from tokenizer_jobs.dry_run.sampling import sample_items
+from tokenizer_jobs.dry_run.sampling import SampledItems, sample_items
+from tokenizer_jobs.dry_run.timing import command_spent, cpu_clock
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.item_table import ItemTable
 from tokenizer_jobs.records import Item
@@ -180,6 +184,35 @@ def test_a_part_of_the_real_job_is_done_and_leaves_nothing_behind(tmp_path: Path
     assert found.predicted_seconds > found.startup_seconds > 0
     assert found.gpus_seconds[0] < found.predicted_seconds
     assert found.twice_cores_seconds < found.predicted_seconds
+    assert found.cpu_seconds > 0
     assert {"decode_wait", "encode", "write", "commit"} <= found.stages.keys()
     assert [cost.name for cost in result.costs] == ["small", "large", "one-gpu"]
     assert not (tmp_path / "out").exists()
+
+
+def test_cpu_seconds_count_children_and_not_waiting() -> None:
+    program = "import time\nwhile time.process_time() < 0.3: pass"
+    begin = cpu_clock()
+    time.sleep(0.2)
+    waited = cpu_clock() - begin
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert waited < 0.15
+    assert cpu_clock() - begin >= 0.3
+
+
+def test_a_start_that_fails_says_why(tmp_path: Path) -> None:
+    config = JobConfig.parse(
+        {
+            "output": str(tmp_path / "out"),
+            "recipe": {"codec": {"model": str(tmp_path / "nowhere")}},
+            "selection": {"source": {"kind": "demo"}},
+        },
+        origin="test",
+    )
+    with pytest.raises(ConfigError, match=r"nowhere.*doctor"):
+        command_spent(config, folder=tmp_path)
+
+
+def test_a_sample_is_opened_without_torch() -> None:
+    program = f"import sys, {SampledItems.__module__}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

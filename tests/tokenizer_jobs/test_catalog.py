@@ -9,17 +9,16 @@ import pytest
 
 from tests.tokenizer_jobs.factories import RECIPE, finish_unit, plan_output
 from tokenizer_jobs.catalog import (
-    Swept,
     newest_snapshot,
     publish_snapshot,
     read_snapshot,
     snapshot_numbers,
     snapshot_path,
-    sweep_orphans,
 )
 from tokenizer_jobs.commits import commit_path
 from tokenizer_jobs.errors import ConfigError, IntegrityError
 from tokenizer_jobs.storage import STAGING_FOLDER, Storage
+from tokenizer_jobs.sweeping import Swept, sweep_orphans
 
 RECIPE_ID = RECIPE.recipe_id
 OLD = time.time() - 3600

@@ -52,6 +52,15 @@ def test_cuts_of_one_recording_stay_in_one_group_however_long() -> None:
     assert [len(group) for group in plan_groups(items)] == [1, 9, 1]
 
 
+def test_what_is_read_as_one_stream_is_one_task_however_long() -> None:
+    members = [
+        Item(id=f"m{n}", source_uri="/a.tar.gz", source_member=f"{n}.wav", source_group=0, estimated_seconds=9.0)
+        for n in range(2 * MAX_LIST_ITEMS)
+    ]
+    items = list(enumerate([timed(40.0), *members, timed(40.0)]))
+    assert [len(group) for group in plan_groups(items)] == [1, len(members), 1]
+
+
 def test_limits_are_lifted_when_a_share_is_done() -> None:
     before = resource.getrlimit(resource.RLIMIT_DATA)
     seen = []

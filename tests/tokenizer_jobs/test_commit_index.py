@@ -5,13 +5,14 @@ import pytest
 from tests.tokenizer_jobs.counting import counting
 from tests.tokenizer_jobs.factories import RECIPE, finish_unit, plan_output
 from tokenizer_jobs.accounting import total
-from tokenizer_jobs.catalog import publish_snapshot, read_snapshot, sweep_orphans
+from tokenizer_jobs.catalog import publish_snapshot, read_snapshot
 from tokenizer_jobs.commit_index import index_path
 from tokenizer_jobs.commits import commit_folder, commit_path, committed_unit_ids, read_commits
 from tokenizer_jobs.errors import IntegrityError
 from tokenizer_jobs.ledger import Ledger
 from tokenizer_jobs.recipe import read_recipe
 from tokenizer_jobs.storage import Storage
+from tokenizer_jobs.sweeping import sweep_orphans
 
 NUM_UNITS = 12
 INDEX = index_path(commit_folder(1))

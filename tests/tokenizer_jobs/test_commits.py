@@ -11,7 +11,7 @@ import pytest
 
 from tests.tokenizer_jobs.factories import finish_unit, make_unit, plan_output
 from tokenizer_jobs.accounting import total
-from tokenizer_jobs.catalog import publish_snapshot, sweep_orphans
+from tokenizer_jobs.catalog import publish_snapshot
 from tokenizer_jobs.commits import (
     Commit,
     Outcome,
@@ -26,6 +26,7 @@ from tokenizer_jobs.errors import IntegrityError
 from tokenizer_jobs.recipe import read_recipe
 from tokenizer_jobs.shards import read_batches
 from tokenizer_jobs.storage import STAGING_FOLDER, Storage
+from tokenizer_jobs.sweeping import sweep_orphans
 from tokenizer_jobs.verification import verify_output
 
 NAMES = ["a", "b", "c", "d"]

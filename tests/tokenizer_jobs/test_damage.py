@@ -205,6 +205,15 @@ def test_mp3_with_lost_frames_is_damage() -> None:
     )
 
 
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_mp3_whose_last_frames_became_zeros_is_truncated(frames: int) -> None:
+    content = intact("mp3")
+    starts = [place for place in range(len(content)) if content.startswith(content[:2], place)]
+    zeros = content[: starts[-frames]] + bytes(len(content) - starts[-frames])
+    assert reason(decode_bytes(zeros)) is RejectReason.TRUNCATED
+    accepted(decode_bytes(content + bytes(5000)))  # padding after the last frame is none of it
+
+
 @pytest.mark.parametrize(
     "content",
     [

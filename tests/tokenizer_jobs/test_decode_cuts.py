@@ -122,19 +122,6 @@ def test_what_waits_behind_a_long_cut_is_put_off(monkeypatch: pytest.MonkeyPatch
         np.testing.assert_array_equal(accepted(found).waveform, accepted(wanted).waveform)
 
 
-def test_each_cut_leaves_its_breadcrumb_when_it_comes_to_the_front() -> None:
-    source = CountingSource({NAME: intact("wav")})
-    source.opened = []
-    seen: list[int] = []
-    cuts = [cut(0.0, 1.0), cut(0.5, 1.0), cut(99.0, 1.0)]
-    decoded = decode_items(
-        list(enumerate(cuts)), source=source, target=MONO, before=lambda position, item: seen.append(position)
-    )
-    for position in range(3):
-        assert next(decoded).position == position
-        assert seen == list(range(position + 1))
-
-
 @pytest.mark.parametrize(
     ("start", "duration", "expected"),
     [

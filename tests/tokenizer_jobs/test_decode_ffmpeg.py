@@ -66,6 +66,57 @@ def test_cut_files_are_rejects(kind: str, share: float) -> None:
     assert getattr(getattr(decoded, "facts", None), "truncated", True)
 
 
+@pytest.mark.parametrize("name", [b"mdhd", b"stts", b"stsz"])
+def test_an_mp4_without_one_of_its_tables_is_damaged(name: bytes) -> None:
+    content = encode_by_ffmpeg("m4a", RATE // 2)
+    assert content.count(name) == 1
+    assert reason(decode_bytes(content.replace(name, b"free"), target=TARGET)) is RejectReason.CORRUPT
+
+
+@pytest.mark.parametrize(
+    ("name", "offset", "value"),
+    [
+        (b"mdhd", 16, 0),  # time scale
+        (b"mdhd", 20, RATE // 8),  # duration
+        (b"stts", 12, 7),  # packets of a duration
+        (b"stts", 16, 256),  # their duration
+        (b"stsz", 12, 7),  # packets
+        (b"stsz", 40, 1 << 30),  # size of one
+    ],
+)
+def test_an_mp4_whose_tables_contradict_each_other_is_damaged(name: bytes, offset: int, value: int) -> None:
+    content = encode_by_ffmpeg("m4a", RATE // 2)
+    place = content.index(name) + offset
+    lying = content[:place] + value.to_bytes(4, "big") + content[place + 4 :]
+    assert reason(decode_bytes(lying, target=TARGET)) is RejectReason.CORRUPT
+
+
+@pytest.mark.parametrize("codec", ["ac3", "eac3"])
+@pytest.mark.parametrize("rate", [32000, 44100, 48000])
+def test_ac3_without_the_end_of_its_last_frame_is_truncated(codec: str, rate: int) -> None:
+    content = encode_ac3(codec, rate)
+    target = AudioTarget(sample_rate=rate, channels=1)
+    whole = accepted(decode_bytes(content, target=target))
+    assert 0 <= whole.facts.num_samples - 2 * rate <= 1536
+    for lost in (1, 5, 100):
+        assert reason(decode_bytes(content[:-lost], target=target)) is RejectReason.TRUNCATED
+
+
+def encode_ac3(codec: str, rate: int) -> bytes:
+    content = io.BytesIO()
+    with av.open(content, "w", format=codec) as container:
+        stream = container.add_stream(codec, rate=rate, layout="mono")
+        stream.codec_context.bit_rate = 96_000
+        samples = (speechlike(2 * rate, rate=rate).T * 32767).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+        frame.sample_rate, frame.pts = rate, 0
+        size = stream.codec_context.frame_size
+        converter = av.AudioResampler(format=stream.codec_context.format, layout="mono", rate=rate, frame_size=size)
+        for part in (*converter.resample(frame), *converter.resample(None), None):
+            container.mux(stream.encode(part))
+    return content.getvalue()
+
+
 @pytest.mark.parametrize("kind", ["m4a", "webm", "oggflac", "opus"])
 def test_parts_of_a_recording_are_its_samples(kind: str) -> None:
     content = encode_by_ffmpeg(kind)

@@ -8,15 +8,22 @@ import pyarrow as pa
 import pytest
 import soundfile
 
+from tests.tokenizer_jobs.layouts import LAYOUTS, add_part, few_clips
 from tokenizer_jobs import item_table
 from tokenizer_jobs.cli.screens import plan_screen
 from tokenizer_jobs.config import JobConfig
 from tokenizer_jobs.dry_run import headers, plan
-from tokenizer_jobs.dry_run.headers import summarize_headers
+from tokenizer_jobs.dry_run.headers import (
+    HeaderSummary,
+    estimated_seconds,
+    measured_seconds,
+    read_headers,
+    summarize_headers,
+)
 from tokenizer_jobs.item_table import ItemTable
 from tokenizer_jobs.job import run
 from tokenizer_jobs.records import Item
-from tokenizer_jobs.sources import Listing
+from tokenizer_jobs.sources import Listing, Source
 from tokenizer_jobs.sources.demo import DemoClips
 
 
@@ -122,6 +129,11 @@ class CountingSource(DemoClips):
         raise FileNotFoundError(item.id)
 
 
+def summary(source: Source, items: list[Item]) -> HeaderSummary:
+    table = ItemTable.of(items)
+    return summarize_headers(read_headers(source, table), seconds=estimated_seconds(table))
+
+
 def test_dear_headers_are_read_of_a_few_items(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(item_table, "BATCH_ITEMS", 640)
     local = [Item(id=f"l{n}", source_uri=f"/a/{n:05d}.wav", estimated_seconds=1.0) for n in range(900)]
@@ -132,13 +144,60 @@ def test_dear_headers_are_read_of_a_few_items(monkeypatch: pytest.MonkeyPatch) -
     ]
     for items, most in ((local, 900), (remote, headers.MOST_REMOTE_HEADERS), (grouped, 16 * 20)):
         source = CountingSource()
-        found = summarize_headers(source, ItemTable.of(items))
+        found = summary(source, items)
         assert most / 2 < found.looked_at == len(source.opened) <= most
         assert found.unreadable == found.looked_at
     rows = {(int(name[1:]) // 100) for name in source.opened}
     assert len(rows) <= headers.MOST_GROUPS  # of a table whole parts are read, so few of them
     assert found.hours_by_format == {}
-    assert summarize_headers(CountingSource(), ItemTable.of(local)).hours_by_format == {"unknown": 0.25}
+    assert summary(CountingSource(), local).hours_by_format == {"unknown": 0.25}
+
+
+@pytest.mark.parametrize("estimate", [0.0, 0.1, 30.0])
+def test_durations_that_bytes_tell_badly_are_put_right_by_headers(estimate: float) -> None:
+    clips = DemoClips().list().items
+    true = [clip.estimated_seconds for clip in clips] * 40  # more than headers are read of
+
+    class Remote(DemoClips):
+        def open(self, item: Item) -> IO[bytes]:
+            return super().open(clips[int(item.id) % len(clips)])
+
+    items = [Item(id=f"{n:05d}", source_uri=f"s3://b/{n:05d}", estimated_seconds=estimate) for n in range(len(true))]
+    stated = Item(id="99999", source_uri="s3://b/z", duration_seconds=7.0, estimated_seconds=7.0)
+    table = ItemTable.of([*items, stated])
+    found = read_headers(Remote(), table)
+    assert len(found.headers) <= headers.MOST_REMOTE_HEADERS < len(items)
+    seconds = measured_seconds(table, found)
+    assert seconds[:-1].sum() == pytest.approx(sum(true), rel=0.1)
+    assert seconds[found.places[1]] == pytest.approx(true[found.places[1]])
+    assert seconds[-1] == 7.0
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_every_kind_of_source_is_told_to_last_as_long_as_it_does(kind: str, tmp_path: Path) -> None:
+    source = add_part(kind, str(tmp_path / "data"), few_clips(0, 8), part=1)
+    assert plan(job(tmp_path, source=source)).hours * 3600 == pytest.approx(4.4, rel=0.05)
+
+
+def test_what_is_missing_changed_or_gone_is_named(audio: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "list.csv"
+    manifest.write_text("path\naudio/books/a.wav\naudio/books/b.wav\n")
+    config = job(tmp_path, source={"kind": "manifest", "paths": [str(manifest)]})
+    run(config)
+    manifest.write_text("path\naudio/books/a.wav\naudio/new\\line.wav\n")
+    (audio / "books/a.wav").write_bytes((audio / "music/short.wav").read_bytes())
+    result = plan(config)
+    assert result.missing_ids == ["audio/new\\line.wav"]
+    assert result.changed_ids == ["audio/books/a.wav"]
+    assert result.vanished_ids == ["audio/books/b.wav"]
+    screen = plan_screen(result, run_command="run")
+    for name in ("missing    1 file", "changed    1 input", "vanished   1 input"):
+        assert name in screen
+
+
+def test_an_id_of_several_lines_takes_one_line_of_the_screen(audio: Path, tmp_path: Path) -> None:
+    (audio / "books/b.wav").rename(audio / "books/b\nb.wav")
+    assert "longest    'books/b\\nb.wav', 2.0 s" in plan_screen(plan(job(tmp_path)), run_command="run")
 
 
 def test_too_many_rejects_are_told_with_what_they_have_in_common(audio: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from tests.tokenizer_jobs.hostile import EXTENSIONS, Hostile, clean, corpus
 from tokenizer_jobs import JobConfig, run
 from tokenizer_jobs.decode import AudioTarget, decode_items
 from tokenizer_jobs.errors import RejectReason
+from tokenizer_jobs.isolation import DecodeLimits, decode_isolated
 from tokenizer_jobs.records import Decoded, DecodedItem, Item, RejectedItem
 from tokenizer_jobs.source_config import FilesSource
 from tokenizer_jobs.sources import make_source
@@ -36,6 +37,8 @@ from tokenizer_jobs.sources.files import id_from_path
 TARGET = AudioTarget(sample_rate=24000, channels=1)
 RUN_SECONDS = 240
 NEIGHBOUR_EVERY = 25
+STRIKES = {RejectReason.CRASHED_WORKER, RejectReason.TIMED_OUT, RejectReason.OUT_OF_MEMORY}
+"""Of a child that had to be killed, or died."""
 STRANGE_NAMES = (
     "ünïcödé 音声.wav",
     "line\nbreak.wav",
@@ -295,6 +298,27 @@ def test_many_more_broken_files_have_right_answers(long: None, seed: int) -> Non
         if fault:
             wrong.append(f"{hostile.kind}, {hostile.damage}: {fault}")
     assert wrong == []
+
+
+def test_a_child_answers_as_this_process_does(tmp_path: Path) -> None:
+    """None of the corpus kills, stops or hangs it: no answer is a strike, and each is the one that is given here."""
+    made = list(corpus())
+    fill(tmp_path / "audio", {f"{place:05d}": each.content for place, each in enumerate(made)})
+    config = FilesSource(paths=(str(tmp_path / "audio"),))
+    items = [
+        (place, Item(id=f"{place}", source_uri=str(tmp_path / "audio" / f"{place:05d}"))) for place in range(len(made))
+    ]
+    child = list(decode_isolated(items, source=config, target=TARGET, limits=DecodeLimits()))
+    here = list(decode_items(items, source=make_source(config), target=TARGET))
+    assert [_answer(each) for each in child] == [_answer(each) for each in here]
+    assert not {each.reason for each in child if isinstance(each, RejectedItem)} & STRIKES
+
+
+def _answer(decoded: Decoded) -> tuple[object, ...]:
+    if isinstance(decoded, RejectedItem):
+        return decoded.position, decoded.stage, decoded.reason, decoded.message
+    assert isinstance(decoded, DecodedItem)
+    return decoded.position, decoded.facts, decoded.waveform.tobytes()
 
 
 def test_a_longer_run_ends_well(long: None, tmp_path: Path) -> None:

@@ -4,18 +4,22 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.tokenizer_jobs.factories import RECIPE, finish_unit, plan_output
-from tokenizer_jobs.catalog import publish_snapshot
+from tests.tokenizer_jobs.test_job import files, job, write_recording
+from tokenizer_jobs.catalog import publish_snapshot, read_snapshot
 from tokenizer_jobs.commits import Outcome, read_commits
+from tokenizer_jobs.dropping import drop
+from tokenizer_jobs.job import run
 from tokenizer_jobs.ledger import Ledger
+from tokenizer_jobs.retrying import retry
 from tokenizer_jobs.storage import Storage
 from tokenizer_jobs.storage.systems import creates_exclusively, is_taken
-from tokenizer_jobs.verification import verify_output
+from tokenizer_jobs.verification import verify, verify_output
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,6 +84,35 @@ def test_an_output_on_a_store_is_whole(storage: Storage) -> None:
     assert verify_output(storage).problems == ()
     storage.put_if_absent("empty", b"")
     assert storage.read_bytes("empty") == b""
+
+
+def test_an_output_on_a_store_is_retried_replaced_and_dropped_from_as_on_a_disk(
+    storage: Storage, tmp_path: Path
+) -> None:
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    (audio / "bad.wav").write_text("<html>")
+    for seed in range(3):
+        write_recording(audio / f"{seed}.wav", seconds=0.3 + 0.1 * seed, seed=seed)
+    outputs = (storage.url, str(tmp_path / "local"))
+    config = {url: job(Path("out"), source=files(audio)).model_copy(update={"output": url}) for url in outputs}
+
+    def on_both(act: Callable[[str], object]) -> tuple[int, int, str]:
+        for url in outputs:
+            act(url)
+        remote, local = (verify(url) for url in outputs)
+        assert remote.problems == local.problems == []
+        assert remote.digest == local.digest == read_snapshot(Storage.at(storage.url)).facts.digest
+        return remote.rows, remote.rejects, remote.digest
+
+    first = on_both(lambda url: run(config[url]))
+    write_recording(audio / "bad.wav", seconds=0.3, seed=50)
+    retried = on_both(lambda url: retry(url, config=config[url]))
+    write_recording(audio / "1.wav", seconds=0.5, seed=51)
+    replaced = on_both(lambda url: run(config[url], replace=True))
+    dropped = on_both(lambda url: drop(url, where="id = '1.wav' OR num_frames < 25"))
+    assert [counts[:2] for counts in (first, retried, replaced, dropped)] == [(3, 1), (4, 0), (4, 0), (1, 0)]
+    assert len({digest for _, _, digest in (first, retried, replaced, dropped)}) == 4
 
 
 def test_a_large_file_goes_up_in_parts(storage: Storage) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.tokenizer_jobs.factories import RECIPE, finish_unit, make_unit, plan_output
 from tests.tokenizer_jobs.test_drop import PowerFailure, assert_whole, every_step
 from tests.tokenizer_jobs.test_job import files, job, rejects, rows, shard_bytes, write_recording
-from tokenizer_jobs.catalog import publish_snapshot, read_snapshot, sweep_orphans
+from tokenizer_jobs.catalog import publish_snapshot, read_snapshot
 from tokenizer_jobs.commits import read_commits
 from tokenizer_jobs.dropping import drop
 from tokenizer_jobs.errors import ConfigError, OutputBusyError
@@ -23,6 +23,7 @@ from tokenizer_jobs.retrying import retry
 from tokenizer_jobs.status import read_status
 from tokenizer_jobs.storage import Storage
 from tokenizer_jobs.storage.local import LocalStorage
+from tokenizer_jobs.sweeping import sweep_orphans
 from tokenizer_jobs.takeover import take_over
 from tokenizer_jobs.verification import verify
 

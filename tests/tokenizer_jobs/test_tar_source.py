@@ -175,7 +175,7 @@ def test_columns_choose(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'txt' comes from two"):
         listing(path)
     assert columns_of(listing(path, columns=["txt"])) == {"x.tar/a.wav": {"txt": "of the file"}}
-    with pytest.raises(ConfigError, match="no sample has m"):
+    with pytest.raises(ConfigError, match="no file beside the audio has m"):
         listing(path, columns=["m"])
 
 

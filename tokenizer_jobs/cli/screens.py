@@ -50,7 +50,7 @@ def run_screen(result: "RunResult", *, example_id: str | None) -> str:
         ("this run", new + _speed(result.new_hours, result.elapsed_seconds)),
         *_totals(result),
         ("rejects", _rejects(result.rejects, result.rejects_by_reason)),
-        *_left_alone(result),
+        *_left_alone(result.changed, result.changed_ids, vanished=result.vanished, vanished_ids=result.vanished_ids),
         ("codec", result.codec),
         ("recipe", result.recipe_id),
         ("snapshot", "none yet" if result.snapshot is None else str(result.snapshot)),
@@ -79,8 +79,11 @@ def plan_screen(result: "PlanResult", *, run_command: str) -> str:
         *(_planned_work(result) if result.new_items else ()),
     ]
     facts += [("skipped", counts_text(result.skipped))] if result.skipped else []
-    facts += (
-        [("missing", f"{count_text(result.missing_files, 'file')} of the manifest")] if result.missing_files else []
+    if result.missing_files:
+        missing = f"{count_text(result.missing_files, 'file')} of the manifest{_such_as(result.missing_ids)}"
+        facts.append(("missing", f"{missing}; a reject each"))
+    facts += _left_alone(
+        result.changed_items, result.changed_ids, vanished=result.vanished_items, vanished_ids=result.vanished_ids
     )
     facts += [("duplicates", _shortened(result.duplicate_ids))] if result.duplicate_ids else []
     facts += [] if result.calibration is None else _predictions(result.calibration)
@@ -96,7 +99,7 @@ def plan_screen(result: "PlanResult", *, run_command: str) -> str:
 
 
 def _planned_work(result: "PlanResult") -> list[tuple[str, str]]:
-    rates = {f"{rate} Hz": hours for rate, hours in result.hours_by_sample_rate.items()}
+    rates = {f"{rate} Hz" if rate.isdigit() else rate: hours for rate, hours in result.hours_by_sample_rate.items()}
     layouts = {_LAYOUTS.get(name, f"{name} channels"): hours for name, hours in result.hours_by_channels.items()}
     open_units = result.units - result.units_committed
     unreadable = (
@@ -105,19 +108,17 @@ def _planned_work(result: "PlanResult") -> list[tuple[str, str]]:
         else []
     )
     filtered = (
-        [("filters", f"about {counts_text(result.expected_filtered)} will be rejects")]
-        if result.expected_filtered
-        else []
+        [("filters", f"will reject about: {counts_text(result.expected_filtered)}")] if result.expected_filtered else []
     )
     return [
         ("audio", audio_text(result.hours)),
         ("formats", _hours(result.hours_by_format)),
         ("rates", _hours(rates)),
         ("channels", _hours(layouts)),
-        ("longest", f"{result.longest_id}, {span_text(result.longest_seconds)}"),
+        ("longest", f"{_on_one_line(result.longest_id or '')}, {span_text(result.longest_seconds)}"),
         *unreadable,
         *filtered,
-        ("units", f"{open_units:,} to do, about {result.unit_minutes:.2g} min of audio each"),
+        ("units", f"{open_units:,} to do, about {span_text(60 * result.unit_minutes)} of audio each"),
         ("codes", f"about {result.expected_codes:,} in {bytes_text(result.expected_bytes)}"),
         ("time", f"about {span_text(result.expected_seconds)} of encoding on this machine alone"),
     ]
@@ -146,12 +147,19 @@ def _predictions(found: "Calibration") -> list[tuple[str, str]]:
         ("sample", f"{sample} took {span_text(found.elapsed_seconds)}: {', '.join(rates)}"),
         (
             "duration",
-            f"about {span_text(found.predicted_seconds)} in all, {span_text(found.startup_seconds)} of them around the "
-            f"work; the job waits for {found.bound_stage} most",
+            f"about {span_text(found.predicted_seconds)} in all{_as_busy(found)}, "
+            f"{span_text(found.startup_seconds)} of them around the work; the job waits for {found.bound_stage} most",
         ),
         ("what if", ", ".join(what_if)),
         ("assuming", "; ".join(found.assumptions)),
     ]
+
+
+def _as_busy(found: "Calibration") -> str:
+    """What other work on the machine makes of the duration, where that is worth saying."""
+    if found.alone_seconds is None or found.alone_seconds > 0.9 * found.predicted_seconds:
+        return ""
+    return f" on this machine as busy as it is now (no less than {span_text(found.alone_seconds)} with it to itself)"
 
 
 def _cost(machine: "MachineCost") -> str:
@@ -240,20 +248,19 @@ def _rejects(count: int, by_reason: dict[str, int]) -> str:
     return f"{count:,} ({counts_text(by_reason)})" if count else "0"
 
 
-def _left_alone(result: "RunResult") -> list[tuple[str, str]]:
-    changed = (
-        f"{count_text(result.changed, 'input')} under a known id{_such_as(result.changed_ids)}; their rows stay as "
-        "they are, --replace tokenizes them anew"
+def _left_alone(
+    changed: int, changed_ids: list[str], *, vanished: int, vanished_ids: list[str]
+) -> list[tuple[str, str]]:
+    """What a run leaves as it is, of what is not as it was."""
+    as_before = (
+        f"{count_text(changed, 'input')} under a known id{_such_as(changed_ids)}; their rows stay as they are, "
+        "--replace tokenizes them anew"
     )
-    vanished = (
-        f"{count_text(result.vanished, 'input')} that the source holds no more{_such_as(result.vanished_ids)}; their "
-        "rows stay until `drop`"
+    kept = (
+        f"{count_text(vanished, 'input')} that the source holds no more{_such_as(vanished_ids)}; their rows stay "
+        "until `drop`"
     )
-    return [
-        (n, text)
-        for n, count, text in (("changed", result.changed, changed), ("vanished", result.vanished, vanished))
-        if count
-    ]
+    return [(n, text) for n, count, text in (("changed", changed, as_before), ("vanished", vanished, kept)) if count]
 
 
 def _speed(hours: float, seconds: float) -> str:
@@ -290,5 +297,9 @@ def _such_as(ids: list[str]) -> str:
     return f", such as {', '.join(map(repr, ids[:2]))}" if ids else ""
 
 
+def _on_one_line(text: str) -> str:
+    return text if text.isprintable() else repr(text)
+
+
 def _shortened(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+    return ", ".join(map(_on_one_line, names[:SHOWN])) + (", …" if len(names) > SHOWN else "")

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from tokenizer_jobs.decode.ac3 import inspect_ac3
 from tokenizer_jobs.decode.boxes import inspect_matroska, inspect_mp4
 from tokenizer_jobs.decode.flac import inspect_flac
 from tokenizer_jobs.decode.inspection import Inspection
@@ -65,6 +66,8 @@ def inspect(data: InputBytes, sniffed: Sniffed) -> Inspection:
             return inspect_mp4(data, sniffed.start)
         case AudioKind.MATROSKA:
             return inspect_matroska(data, sniffed.start)
+        case AudioKind.AC3:
+            return inspect_ac3(data, sniffed.start)
         case _:
             return Inspection(skip=sniffed.start)
 

@@ -1,7 +1,7 @@
 """Decode the items of a unit, one after the other: each becomes its rows' waveforms, or a reject with its reason."""
 
 import importlib.metadata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 
@@ -18,13 +18,7 @@ from tokenizer_jobs.sources import Source
 __all__ = ["decode_item", "decode_items", "decoder_versions"]
 
 
-def decode_items(
-    items: Sequence[tuple[int, Item]],
-    *,
-    source: Source,
-    target: AudioTarget,
-    before: Callable[[int, Item], None] | None = None,
-) -> Iterator[Decoded]:
+def decode_items(items: Sequence[tuple[int, Item]], *, source: Source, target: AudioTarget) -> Iterator[Decoded]:
     """Decode items in the order given; one that cannot be decoded is a reject in its place.
 
     All of one item comes before anything of the next, and its last piece says so; a reject ends its item and voids what
@@ -34,8 +28,6 @@ def decode_items(
         items: Pairs of position in the unit and item.
         source: Opens the items.
         target: What they are made into.
-        before: Called before each item is touched: leaves a breadcrumb. Of parts that are decoded in one pass, the
-            first that is not finished counts as the one in hand. None leaves none.
 
     Raises:
         TransientError: the storage failed; nothing is said about the item.
@@ -44,13 +36,11 @@ def decode_items(
         if recording is None:
             for position, item in neighbours:
                 if item.duplicate_of is None:
-                    yield from decode_recording([(position, item)], source=source, target=target, before=before)
+                    yield from decode_recording([(position, item)], source=source, target=target)
                 else:
-                    if before is not None:
-                        before(position, item)
                     yield rejected(position, _duplicate(item))
         else:
-            yield from decode_recording(list(neighbours), source=source, target=target, before=before)
+            yield from decode_recording(list(neighbours), source=source, target=target)
 
 
 def decode_item(item: Item, *, position: int, source: Source, target: AudioTarget) -> DecodedItem:

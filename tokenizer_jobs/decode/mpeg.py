@@ -132,8 +132,14 @@ def inspect_mpeg(data: InputBytes, start: int, *, junk_bytes: int) -> Inspection
         lame = first[frame.info_offset + 120 :]
         padding = int.from_bytes(lame[21:24], "big") if lame[:4] in (b"LAME", b"Lavf", b"Lavc") else 0
         promised = (walk.frames - 1) * frame.num_samples - (padding >> 12) - (padding & 0xFFF)
-        seen = replace(seen, promised_frames=max(0, promised), tolerance_frames=2 * frame.num_samples)
-        return _against_xing(seen, tag, walk=walk, present=data.size - start)
+        borrows = _borrows(data, start + frame.size_bytes)
+        seen = replace(
+            seen,
+            promised_frames=max(0, promised),
+            tolerance_frames=2 * frame.num_samples if borrows else frame.num_samples - 1,
+        )
+        # Frames that became zeros are not there, whatever the file's size says.
+        return _against_xing(seen, tag, walk=walk, present=data.size - start - walk.zeros_at_end)
     frames, num_samples = walk.frames, walk.num_samples
     if first[36:40] == b"VBRI":  # the other header, which mpg123 does not read; its frame holds no audio
         frames, num_samples = frames - 1, num_samples - frame.num_samples
@@ -149,6 +155,14 @@ def inspect_mpeg(data: InputBytes, start: int, *, junk_bytes: int) -> Inspection
         tolerance_frames=2 * frame.num_samples,
         truncation=seen.truncation or _why_zeros(walk),
     )
+
+
+def _borrows(data: InputBytes, start: int) -> bool:
+    """Whether a frame of layer III needs bits of frames before it, as where a recording was cut out of another."""
+    header = data.read_at(start, 8).ljust(8, b"\xff")
+    has_checksum, is_v1 = not header[1] & 1, header[1] >> 3 & 3 == 3
+    side_info = int.from_bytes(header[6:8] if has_checksum else header[4:6], "big")
+    return side_info >> (7 if is_v1 else 8) != 0
 
 
 def _why_cut(walk: _Walk) -> str | None:

@@ -14,7 +14,7 @@ sought. So what becomes of a cut is decided by its own samples, whichever others
 
 import posixpath
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from tokenizer_jobs.decode.container import inspect
 from tokenizer_jobs.decode.cuts import is_cut
@@ -32,49 +32,32 @@ from tokenizer_jobs.sources import Source
 __all__ = ["decode_recording"]
 
 
-def decode_recording(
-    items: Sequence[Numbered],
-    *,
-    source: Source,
-    target: AudioTarget,
-    before: Callable[[int, Item], None] | None = None,
-) -> Iterator[Decoded]:
+def decode_recording(items: Sequence[Numbered], *, source: Source, target: AudioTarget) -> Iterator[Decoded]:
     """Decode items of one recording, in the order given.
 
     Args:
         items: Pairs of position in the unit and item, of one input, best by their start.
         source: Opens the recording, once.
         target: What they are made into.
-        before: Called when an item comes to the front, before the recording is read on; None: nobody.
 
     Raises:
         TransientError: the storage failed; nothing is said about the items.
     """
     left = deque(items)
-    _announce(left, before)
     try:
         with open_input(items[0][1], source=source) as data:
             for decoded in _passes(items, data, target=target):
-                ends_item = isinstance(decoded, RejectedItem) or decoded.is_last
-                if ends_item:
+                if isinstance(decoded, RejectedItem) or decoded.is_last:
                     left.popleft()
                 if not left:
                     last = decoded
                     break  # the last is given out when its bytes need no memory any more
                 yield decoded
-                if ends_item:
-                    _announce(left, before)
     except ItemError as error:
         while left:
             yield rejected(left.popleft()[0], error)
-            _announce(left, before)
         return
     yield last
-
-
-def _announce(left: deque[Numbered], before: Callable[[int, Item], None] | None) -> None:
-    if left and before is not None:
-        before(*left[0])
 
 
 def _passes(items: Sequence[Numbered], data: InputBytes, *, target: AudioTarget) -> Iterator[Decoded]:

@@ -23,8 +23,9 @@ class AudioKind(Enum):
     MPEG = auto()
     MP4 = auto()
     MATROSKA = auto()
+    AC3 = auto()
     OTHER = auto()
-    """Read by FFmpeg alone: ASF, AAC, AMR, AC-3, WavPack and others."""
+    """Read by FFmpeg alone: ASF, AAC, AMR, WavPack and others."""
     G722 = auto()
     """Raw codes without a header; the only kind that is taken by its extension."""
     TEXT = auto()
@@ -55,7 +56,7 @@ _MAGIC: tuple[tuple[bytes, AudioKind], ...] = (
     (b"\x1aE\xdf\xa3", AudioKind.MATROSKA),
     (bytes.fromhex("3026b2758e66cf11"), AudioKind.OTHER),  # ASF: wma
     (b"#!AMR", AudioKind.OTHER),
-    (b"\x0bw", AudioKind.OTHER),  # AC-3
+    (b"\x0bw", AudioKind.AC3),
     (b"wvpk", AudioKind.OTHER),
     (b"MAC ", AudioKind.OTHER),
     (b"TTA1", AudioKind.OTHER),

@@ -1,11 +1,13 @@
 """What waveforms are made into, and which are refused: a job's recipe and filters, as decoding needs them."""
 
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-from tokenizer_jobs.config import AudioRecipe, Filters
 from tokenizer_jobs.errors import ConfigError
-from tokenizer_jobs.recipe import CodecFacts
+
+if TYPE_CHECKING:  # a decode worker gets its target ready made; these would be a tenth of its start
+    from tokenizer_jobs.config import AudioRecipe, Filters
+    from tokenizer_jobs.recipe import CodecFacts
 
 __all__ = ["AudioTarget"]
 
@@ -42,7 +44,7 @@ class AudioTarget:
     """Longest duration, as decoded; None: any."""
 
     @classmethod
-    def for_codec(cls, facts: CodecFacts, *, audio: AudioRecipe, filters: Filters) -> Self:
+    def for_codec(cls, facts: "CodecFacts", *, audio: "AudioRecipe", filters: "Filters") -> Self:
         """What a codec takes, under a job's recipe and filters.
 
         Raises:
@@ -77,7 +79,7 @@ class AudioTarget:
             )
 
 
-def _slice_samples(seconds: float | None, facts: CodecFacts) -> int | None:
+def _slice_samples(seconds: float | None, facts: "CodecFacts") -> int | None:
     if seconds is None:
         return None
     return max(1, round(seconds * facts.sample_rate / facts.grain_samples)) * facts.grain_samples

@@ -3,7 +3,12 @@
 sample ──▶ `run` on a temporary output, inline ──▶ commits with the seconds of each stage ──▶ costs ──▶ forecast
 
 The sample goes the whole way of the job: read, decode, encode, write, commit, snapshot. What it teaches is fitted by
-stage (`costs`) and applied to the units of the real plan; what comes before the first unit is timed beside it.
+stage (`costs`) and applied to the units of the real plan; what comes around the units is timed beside it, by the real
+command over next to nothing.
+
+By the clock all this is true for as long as the machine is as busy with other work as it was during the sample (the
+same job took from 1 to 2.4 times as long on two shared cores). CPU seconds are not, so they tell that part: what the
+same work would take on all cores and nothing else on them.
 """
 
 import tempfile
@@ -14,7 +19,7 @@ from pathlib import Path
 import torch
 
 from tokenizer_jobs.commits import Commit, read_commits
-from tokenizer_jobs.config import JobConfig, Selection
+from tokenizer_jobs.config import JobConfig, Selection, Shards
 from tokenizer_jobs.decode import AudioTarget
 from tokenizer_jobs.dry_run.costs import (
     ENCODE,
@@ -26,7 +31,15 @@ from tokenizer_jobs.dry_run.costs import (
     stage_seconds,
 )
 from tokenizer_jobs.dry_run.sampling import sample_items, sample_source, unit_minutes
-from tokenizer_jobs.dry_run.timing import ASSUMED_RAY_SECONDS, decode_cpu_seconds, process_seconds, ray_seconds
+from tokenizer_jobs.dry_run.timing import (
+    ASSUMED_RAY_SECONDS,
+    Spent,
+    command_spent,
+    cpu_clock,
+    decode_cpu_seconds,
+    process_seconds,
+    ray_seconds,
+)
 from tokenizer_jobs.encoding import choose_device, limit_torch_threads
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.executor_choice import uses_ray
@@ -39,6 +52,7 @@ from tokenizer_jobs.planning import read_units
 from tokenizer_jobs.recipe import CodecFacts
 from tokenizer_jobs.records import Item
 from tokenizer_jobs.results import Calibration, RunResult
+from tokenizer_jobs.source_config import DemoSource
 from tokenizer_jobs.sources import Source
 from tokenizer_jobs.storage import Storage
 from tokenizer_jobs.wording import counts_text
@@ -96,38 +110,38 @@ class Workload:
         return Machine(lanes=GPU_LANES if encoders == "auto" else encoders, gpus=1)
 
 
-def calibrate(work: Workload) -> Calibration:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sample:
+    """The sample's run."""
+
+    result: RunResult
+    units: Sequence[MeasuredUnit]
+    """In the order in which they began."""
+    cpu_seconds: float
+    """Of its units."""
+
+
+def calibrate(work: Workload, *, sample_seconds: float = SAMPLE_SECONDS) -> Calibration:
     """Do a part of the job and predict the whole.
+
+    Args:
+        work: The job.
+        sample_seconds: Of work that the sample should take.
 
     Raises:
         ConfigError: there is nothing to do, the run would be refused, or every item of the sample is a reject.
     """
     if not work.units:
         raise ConfigError("--calibrate has nothing to time: no item is new; leave it out")
-    lanes = work.machine.lanes
-    budget = max(LEAST_AUDIO_SECONDS, SAMPLE_SECONDS * lanes / max(work.encode_seconds, 1e-6))
+    budget = max(LEAST_AUDIO_SECONDS, sample_seconds * work.machine.lanes / max(work.encode_seconds, 1e-6))
     sample = sample_items(work.items, audio_seconds=budget, seed=SEED)
-    startup = work.listing_seconds + _startup_seconds(work)
-    with tempfile.TemporaryDirectory(prefix="tokenizer-jobs-calibration-") as folder:
-        result, commits, audio = _run_sample(_sample_config(work, sample, Path(folder), budget=budget))
-    if not result.rows:
-        raise ConfigError(
-            f"every one of {result.items} sampled items is a reject ({counts_text(result.rejects_by_reason)}), so "
-            "there is nothing to time; mend the source or the filters first"
-        )
-    startup += result.elapsed_seconds - _span(commits)
-    units = [
-        _measured(commit, audio[commit.unit_id], on_gpu=work.on_gpu)
-        for commit in sorted(commits, key=lambda commit: commit.started_at)
-    ]
+    with tempfile.TemporaryDirectory(prefix="tokenizer-jobs-calibration-") as name:
+        folder = Path(name)
+        start = command_spent(_start_config(work, folder / "start"), folder=folder)
+        measured = _measure(work, sample, folder, budget=budget)
     target = AudioTarget.for_codec(work.facts, audio=work.config.recipe.audio, filters=work.config.selection.filters)
-    return _forecast(
-        work,
-        result=result,
-        units=units,
-        startup=startup,
-        decode_cpu=decode_cpu_seconds(sample, source=work.source, target=target),
-    )
+    decode_cpu = decode_cpu_seconds(sample, source=work.source, target=target)
+    return _forecast(work, measured, start=start, decode_cpu=decode_cpu)
 
 
 def gpus_in_use(calibration: Calibration, work: Workload) -> int:
@@ -148,11 +162,26 @@ def seconds_on(work: Workload, calibration: Calibration, *, cores: int, gpus: in
     )
 
 
-def _startup_seconds(work: Workload) -> float:
-    recipe, device = work.config.recipe.codec, "cuda" if work.on_gpu else "cpu"
-    process = process_seconds(recipe, device=device)
-    # With Ray the encoders are processes of their own, which begin when Ray is there.
-    return process + ray_seconds(work.config.runtime) + process if work.with_ray else process
+def _ray_seconds(work: Workload) -> float:
+    """What Ray adds to the start: its encoders are processes of their own, which begin when it is there."""
+    if not work.with_ray:
+        return 0.0
+    device = "cuda" if work.on_gpu else "cpu"
+    return ray_seconds(work.config.runtime) + process_seconds(work.config.recipe.codec, device=device)
+
+
+def _start_config(work: Workload, output: Path) -> JobConfig:
+    """A job that starts all that the job starts in its process, for a clip or two made by code."""
+    lanes = work.machine.lanes
+    # Filters, recipes of channels and the like are left out: they could refuse these clips.
+    return JobConfig.model_validate(
+        {
+            "output": str(output),
+            "recipe": {"codec": work.config.recipe.codec},
+            "selection": Selection(source=DemoSource(), limit=lanes, shards=Shards(unit_minutes=1e-3)),
+            "runtime": work.config.runtime.model_copy(update={"executor": "inline", "encoders": lanes}),
+        }
+    )
 
 
 def _sample_config(work: Workload, sample: Sequence[Item], folder: Path, *, budget: float) -> JobConfig:
@@ -172,21 +201,32 @@ def _sample_config(work: Workload, sample: Sequence[Item], folder: Path, *, budg
     )
 
 
-def _run_sample(config: JobConfig) -> tuple[RunResult, list[Commit], dict[str, float]]:
-    """Run a job, and give its commits and the estimated seconds of audio of each unit."""
-    before = torch.get_num_threads()
-    try:
-        result = run(config)
-    finally:
-        limit_torch_threads(before)
+def _measure(work: Workload, sample: Sequence[Item], folder: Path, *, budget: float) -> _Sample:
+    begin = cpu_clock()
+    _run(_start_config(work, folder / "around"))
+    around = cpu_clock() - begin
+    config = _sample_config(work, sample, folder, budget=budget)
+    begin = cpu_clock()
+    result = _run(config)
+    cpu_seconds = cpu_clock() - begin - around
+    if not result.rows:
+        raise ConfigError(
+            f"every one of {result.items} sampled items is a reject ({counts_text(result.rejects_by_reason)}), so "
+            "there is nothing to time; mend the source or the filters first"
+        )
     storage = Storage.at(config.output)
     audio = {unit.unit_id: unit.estimated_seconds for unit in read_units(storage, 1)}
-    return result, list(read_commits(storage, 1)), audio
+    commits = sorted(read_commits(storage, 1), key=lambda commit: commit.started_at)
+    units = [_measured(commit, audio[commit.unit_id], on_gpu=work.on_gpu) for commit in commits]
+    return _Sample(result=result, units=units, cpu_seconds=max(cpu_seconds, 0.0))
 
 
-def _span(commits: Sequence[Commit]) -> float:
-    first, last = min(commit.started_at for commit in commits), max(commit.finished_at for commit in commits)
-    return (last - first).total_seconds()
+def _run(config: JobConfig) -> RunResult:
+    before = torch.get_num_threads()
+    try:
+        return run(config)
+    finally:
+        limit_torch_threads(before)
 
 
 def _measured(commit: Commit, audio_seconds: float, *, on_gpu: bool) -> MeasuredUnit:
@@ -197,14 +237,15 @@ def _measured(commit: Commit, audio_seconds: float, *, on_gpu: bool) -> Measured
     return MeasuredUnit(items=commit.num_items, audio_seconds=audio_seconds, stages=stages)
 
 
-def _forecast(
-    work: Workload, *, result: RunResult, units: Sequence[MeasuredUnit], startup: float, decode_cpu: float
-) -> Calibration:
-    machine = work.machine
-    costs, first_seconds = fit_with_first(units, lanes=machine.lanes)
-    startup += first_seconds
+def _forecast(work: Workload, sample: _Sample, *, start: Spent, decode_cpu: float) -> Calibration:
+    machine, result = work.machine, sample.result
+    # What a lane's first unit takes beyond the others is waiting for its decoder to start, which `start` has.
+    costs, _ = fit_with_first(sample.units, lanes=machine.lanes)
+    startup = work.listing_seconds + start.seconds + _ray_seconds(work)
     per_stage = stage_seconds(work.units, costs)
-    audio = sum(unit.audio_seconds for unit in units)
+    audio = sum(unit.audio_seconds for unit in sample.units)
+    sampled = sum(stage_seconds(sample.units, costs).values())
+    work_cpu = sample.cpu_seconds * sum(per_stage.values()) / sampled if sampled else 0.0
 
     def seconds(
         *, lanes: int = machine.lanes, gpus: int = machine.gpus, stages: frozenset[str] = frozenset(costs)
@@ -228,12 +269,22 @@ def _forecast(
         stage_seconds=per_stage,
         bound_stage=_bound_stage(per_stage, machine),
         decode_cpu_per_audio_second=decode_cpu,
-        encode_per_audio_second=sum(unit.stages.get(ENCODE, 0.0) for unit in units) / audio if audio else 0.0,
+        encode_per_audio_second=sum(unit.stages.get(ENCODE, 0.0) for unit in sample.units) / audio if audio else 0.0,
         predicted_seconds=seconds(),
+        alone_seconds=_alone_seconds(work, work_cpu, seconds=seconds(), startup=startup),
+        cpu_seconds=work_cpu + start.cpu_seconds + work.listing_seconds,
         twice_cores_seconds=seconds(lanes=2 * machine.lanes),
         gpus_seconds=by_gpus,
         assumptions=_assumptions(work),
     )
+
+
+def _alone_seconds(work: Workload, work_cpu: float, *, seconds: float, startup: float) -> float | None:
+    """The least where nothing else runs: the units' CPU seconds on all cores, and a start as much faster."""
+    if work.on_gpu or work.with_ray or work.machine.lanes < available_cpus() or seconds <= startup:
+        return None
+    faster = min(1.0, work_cpu / available_cpus() / (seconds - startup))
+    return faster * seconds
 
 
 def _bound_stage(per_stage: dict[str, float], machine: Machine) -> str:

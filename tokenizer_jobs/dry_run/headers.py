@@ -1,7 +1,12 @@
-"""What headers say about the items of a job: of some, evenly chosen, and as few as their storage makes dear."""
+"""What headers say about the items of a job: of some, evenly chosen, and as few as their storage makes dear.
+
+A listing knows durations by what a manifest or a table states, else by bytes and what formats usually need, and nothing
+at all of files of unknown size. The headers that are read anyway put that right: what items like those lasted longer or
+shorter than was estimated, all of them are taken to.
+"""
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +20,7 @@ from tokenizer_jobs.item_table import ItemTable
 from tokenizer_jobs.records import Item
 from tokenizer_jobs.sources import HeaderFacts, Source, probe
 
-__all__ = ["HeaderSummary", "estimated_seconds", "summarize_headers"]
+__all__ = ["HeaderSummary", "ReadHeaders", "estimated_seconds", "measured_seconds", "read_headers", "summarize_headers"]
 
 HEADER_THREADS = 8
 MOST_HEADERS = 20_000
@@ -26,6 +31,20 @@ MOST_GROUPS, GROUP_HEADERS = 16, 20
 """Of tables: parts that are read, whole, and headers that are taken from each."""
 UNKNOWN = "unknown"
 """Where hours go whose header cannot be read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadHeaders:
+    """The headers of some items."""
+
+    places: npt.NDArray[np.int64]
+    """[n] of the items among all, in order."""
+    items: Sequence[Item]
+    """[n]"""
+    headers: Sequence[HeaderFacts | None]
+    """[n]; None where one cannot be read."""
+    kinds: npt.NDArray[np.int8]
+    """[all items] how each is read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,45 +73,86 @@ def estimated_seconds(items: ItemTable) -> npt.NDArray[np.float64]:
     return np.where(np.isfinite(seconds), np.maximum(seconds, 0.0), 0.0)
 
 
-def summarize_headers(
-    source: Source,
-    items: ItemTable,
-    *,
-    min_sample_rate: int | None = None,
-    judged: npt.NDArray[np.bool_] | None = None,
-) -> HeaderSummary:
-    """Read some headers and count.
+def read_headers(source: Source, items: ItemTable) -> ReadHeaders:
+    """Read the headers of some items.
 
     Args:
         source: Opens the items.
         items: All that are planned.
-        min_sample_rate: Of `selection.filters`, in Hz; None: any.
-        judged: At which items `[len(items)]` that filter looks; None: at all.
     """
-    places = _choose(items)
+    kinds, starts = _kinds(items)
+    places = _choose(kinds, starts)
     mask = np.zeros(len(items), np.bool_)
     mask[places] = True
 
     def look(item: Item) -> HeaderFacts | None:
         return probe(source, item)
 
-    some = list(items.where(mask))
+    some = tuple(items.where(mask))
     with ThreadPoolExecutor(HEADER_THREADS) as readers:
-        found = list(readers.map(look, some))
-    known = [header for header in found if header is not None]
-    seconds = [max(item.estimated_seconds, 0.0) for item in some]
-    hours = float(estimated_seconds(items).sum()) / 3600
-    looks = judged[mask].tolist() if judged is not None else [True] * len(some)
+        return ReadHeaders(places=places, items=some, headers=tuple(readers.map(look, some)), kinds=kinds)
+
+
+def measured_seconds(items: ItemTable, found: ReadHeaders) -> npt.NDArray[np.float64]:
+    """Durations `[len(items)]`: as stated, else by the item's header, else as estimated and put right by the others'.
+
+    Items of unknown size last as long as those of the same storage do on average.
+    """
+    seconds = estimated_seconds(items).copy()
+    stated = [_mask(batch.column(0).is_valid()) for batch in items.batches(["duration_seconds"])]
+    is_stated = np.concatenate([np.zeros(0, np.bool_), *stated])
+    is_looked_at = np.zeros(len(items), np.bool_)
+    is_looked_at[found.places] = True
+    measured = [
+        (place, max(0.0, header.seconds - (item.start_seconds or 0.0)))
+        for place, item, header in zip(found.places.tolist(), found.items, found.headers, strict=True)
+        if header is not None and item.duration_seconds is None
+    ]
+    places = np.array([place for place, _ in measured], np.int64)
+    true = np.array([length for _, length in measured], np.float64)
+    for kind in (_LOCAL, _REMOTE, _GROUPED):
+        is_kind = found.kinds[places] == kind
+        known, lengths = places[is_kind], true[is_kind]
+        if not len(known):
+            continue
+        guessed = ~is_stated & ~is_looked_at & (found.kinds == kind)
+        is_sized = seconds[known] > 0
+        if is_sized.any():
+            seconds[guessed] *= lengths[is_sized].sum() / seconds[known][is_sized].sum()
+        seconds[guessed & (seconds == 0)] = lengths.mean()
+        seconds[known] = lengths
+    return seconds
+
+
+def summarize_headers(
+    found: ReadHeaders,
+    *,
+    seconds: npt.NDArray[np.float64],
+    min_sample_rate: int | None = None,
+    judged: npt.NDArray[np.bool_] | None = None,
+) -> HeaderSummary:
+    """Count what headers say.
+
+    Args:
+        found: Of some items.
+        seconds: Durations of all items.
+        min_sample_rate: Of `selection.filters`, in Hz; None: any.
+        judged: At which of all items that filter looks; None: at all.
+    """
+    known = [header for header in found.headers if header is not None]
+    lengths = seconds[found.places].tolist()
+    hours = float(seconds.sum()) / 3600
+    looks = judged[found.places].tolist() if judged is not None else [True] * len(lengths)
     below = [
         h is not None and h.sample_rate < (min_sample_rate or 0)
-        for h, is_judged in zip(found, looks, strict=True)
+        for h, is_judged in zip(found.headers, looks, strict=True)
         if is_judged
     ]
 
     def hours_by(trait: Callable[[HeaderFacts], Hashable]) -> dict[str, float]:
-        return _shares(((UNKNOWN if h is None else str(trait(h))) for h in found), seconds, total=hours)
+        return _shares(((UNKNOWN if h is None else str(trait(h))) for h in found.headers), lengths, total=hours)
 
-    weights = [(header.channels, length) for header, length in zip(found, seconds, strict=True) if header is not None]
+    weights = [(header.channels, length) for header, length in zip(found.headers, lengths, strict=True) if header]
     weighed = sum(length for _, length in weights)
     return HeaderSummary(
         formats=dict(Counter(header.format for header in known).most_common()),
@@ -103,8 +163,8 @@ def summarize_headers(
         hours_by_channels=hours_by(lambda header: header.channels),
         low_rate_share=sum(below) / len(below) if below else 0.0,
         mean_channels=sum(c * length for c, length in weights) / weighed if weighed else 1.0,
-        unreadable=len(found) - len(known),
-        looked_at=len(found),
+        unreadable=len(found.headers) - len(known),
+        looked_at=len(found.headers),
     )
 
 
@@ -113,12 +173,11 @@ def _shares(names: Iterable[str], weights: Iterable[float], *, total: float) -> 
     for name, weight in zip(names, weights, strict=True):
         sums[name] += weight  # type: ignore[assignment]  # a Counter of floats orders them too
     whole = sum(sums.values())
-    return {name: total * share / whole for name, share in sums.most_common()} if whole else {}
+    return {name: total * share / whole for name, share in sums.most_common() if share} if whole else {}
 
 
-def _choose(items: ItemTable) -> npt.NDArray[np.int64]:
+def _choose(kinds: npt.NDArray[np.int8], starts: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     """Places of the items whose headers are read."""
-    kinds, starts = _kinds(items)
     local, remote = np.flatnonzero(kinds == _LOCAL), np.flatnonzero(kinds == _REMOTE)
     chosen = [_evenly(local, MOST_HEADERS), _evenly(remote, MOST_REMOTE_HEADERS)]
     begins = np.flatnonzero(starts)

@@ -14,30 +14,33 @@ from tokenizer_jobs.commits import read_commits
 from tokenizer_jobs.config import Filters, JobConfig
 from tokenizer_jobs.dry_run.calibration import Workload, calibrate, gpus_in_use, seconds_on
 from tokenizer_jobs.dry_run.costs import UnitWork
-from tokenizer_jobs.dry_run.headers import estimated_seconds, summarize_headers
+from tokenizer_jobs.dry_run.headers import ReadHeaders, measured_seconds, read_headers, summarize_headers
 from tokenizer_jobs.dry_run.pricing import PriceList, machine_costs
 from tokenizer_jobs.dry_run.warm_up import trial_seconds
 from tokenizer_jobs.encoding import load_codec
 from tokenizer_jobs.errors import ConfigError, RejectReason
-from tokenizer_jobs.growth import Planning
+from tokenizer_jobs.growth import EXAMPLES, Planning
 from tokenizer_jobs.item_table import ItemTable
 from tokenizer_jobs.machine import available_cpus
 from tokenizer_jobs.planning import (
     Comparison,
+    KnownItems,
     Selected,
     compare_with_known,
     duplicate_ids,
+    known_ids,
     known_items,
     list_generations,
     plan_units,
     read_plan_summary,
     select_new,
 )
-from tokenizer_jobs.receipts import RemovedItems, read_receipts
+from tokenizer_jobs.receipts import dropped_items, read_receipts
 from tokenizer_jobs.recipe import RECIPE_PATH, CodecFacts, ResolvedRecipe, read_recipe
 from tokenizer_jobs.results import Calibration, MachineCost, PlanResult, summary_fields
 from tokenizer_jobs.sources import Listing, Source, make_source
 from tokenizer_jobs.storage import Storage
+from tokenizer_jobs.wording import count_text
 
 __all__ = ["plan"]
 
@@ -67,11 +70,18 @@ def plan(config: JobConfig, *, calibrated: bool = False, prices: PriceList | Non
     )
     listed, duplicates = _unique(_fitted(planning, listing, problems=problems))
     if duplicates:
-        problems.append(f"{len(duplicates)} ids are not unique, such as {duplicates[0]!r}; rename them in the source")
+        problems.append(
+            f"{count_text(len(duplicates), 'id')} stand for more than one item each, such as {duplicates[0]!r}; "
+            "every item needs one of its own: rename them, or take the doubled ones out of the source"
+        )
     generations = list_generations(storage)
-    comparison, selected = _choose(config, listed, storage, generations, source=source, problems=problems)
-    units = _work(selected.items, config, generation=max(generations, default=0) + 1, recipe_id=recipe.recipe_id)
+    known = known_items(storage, generations)
+    comparison, selected = _choose(config, listed, storage, generations, known=known, source=source, problems=problems)
+    sizes = _unit_sizes(selected.items, config, generation=max(generations, default=0) + 1, recipe_id=recipe.recipe_id)
     listing_seconds = time.monotonic() - begin
+    headers = read_headers(source, selected.items)
+    seconds = measured_seconds(selected.items, headers)
+    units = _work(sizes, seconds)
     encode_seconds = trial_seconds(codec)
     calibration, costs = None, list[MachineCost]()
     if (calibrated or prices is not None) and not problems:
@@ -79,7 +89,7 @@ def plan(config: JobConfig, *, calibrated: bool = False, prices: PriceList | Non
             config=config,
             facts=facts,
             source=source,
-            items=selected.items,
+            items=selected.items.with_seconds(seconds),
             units=units,
             listing_seconds=listing_seconds,
             encode_seconds=encode_seconds,
@@ -89,7 +99,11 @@ def plan(config: JobConfig, *, calibrated: bool = False, prices: PriceList | Non
     return PlanResult(
         **_output_fields(storage, generations, new_items=len(selected.items), new_units=len(units)),
         **_listing_fields(listing, comparison, selected),
-        **_audio_fields(config, facts, source=source, items=selected.items, encode_seconds=encode_seconds),
+        changed_ids=[item.id for item in comparison.changed[:EXAMPLES]],
+        vanished_ids=list(known_ids(storage, known, comparison.is_vanished, at_most=EXAMPLES)),
+        **_audio_fields(
+            config, facts, items=selected.items, seconds=seconds, headers=headers, encode_seconds=encode_seconds
+        ),
         problems=problems,
         duplicate_ids=list(duplicates),
         unit_minutes=sum(unit.audio_seconds for unit in units) / 60 / len(units) if units else 0.0,
@@ -133,12 +147,13 @@ def _choose(
     storage: Storage,
     generations: tuple[int, ...],
     *,
+    known: KnownItems,
     source: Source,
     problems: list[str],
 ) -> tuple[Comparison, Selected]:
     """What is new and selected; a selection that leaves nothing is a problem."""
     known = known_items(storage, generations)
-    dropped = RemovedItems(storage, read_receipts(storage)).dropped
+    dropped = dropped_items(storage, read_receipts(storage))
     comparison = compare_with_known(listed, known, dropped=sorted(dropped))
     try:
         selected = select_new(
@@ -155,18 +170,20 @@ def _choose(
     return comparison, selected
 
 
-def _work(items: ItemTable, config: JobConfig, *, generation: int, recipe_id: str) -> list[UnitWork]:
+def _unit_sizes(items: ItemTable, config: JobConfig, *, generation: int, recipe_id: str) -> list[int]:
+    """Items of each unit, cut as the run cuts them: by the estimates of the listing."""
     units = plan_units(
         items, generation=generation, recipe_id=recipe_id, unit_minutes=config.selection.shards.unit_minutes
     )
+    return [len(unit.items) for unit in units]
+
+
+def _work(sizes: Sequence[int], seconds: npt.NDArray[np.float64]) -> list[UnitWork]:
+    """Units of so many neighbouring items, which last `seconds`."""
+    ends = np.cumsum(np.array(sizes, np.int64)).tolist()
     return [
-        UnitWork(
-            items=len(unit.items),
-            audio_seconds=math.fsum(
-                item.estimated_seconds for item in unit.items if math.isfinite(item.estimated_seconds)
-            ),
-        )
-        for unit in units
+        UnitWork(items=size, audio_seconds=math.fsum(seconds[end - size : end].tolist()))
+        for size, end in zip(sizes, ends, strict=True)
     ]
 
 
@@ -207,22 +224,28 @@ def _listing_fields(listing: Listing, comparison: Comparison, selected: Selected
         "changed_items": len(comparison.changed),
         "vanished_items": comparison.num_vanished,
         "missing_files": listing.num_missing,
+        "missing_ids": list(listing.missing_ids),
         "skipped": {**listing.skipped, **selected.left_out},
     }
 
 
 def _audio_fields(
-    config: JobConfig, facts: CodecFacts, *, source: Source, items: ItemTable, encode_seconds: float
+    config: JobConfig,
+    facts: CodecFacts,
+    *,
+    items: ItemTable,
+    seconds: npt.NDArray[np.float64],
+    headers: ReadHeaders,
+    encode_seconds: float,
 ) -> dict[str, object]:
     filters = config.selection.filters
-    seconds = estimated_seconds(items)
     by_length = _rejected_by_length(items, seconds, filters)
     passed = ~np.logical_or.reduce(list(by_length.values()))
-    headers = summarize_headers(source, items, min_sample_rate=filters.min_sample_rate, judged=passed)
+    found = summarize_headers(headers, seconds=seconds, min_sample_rate=filters.min_sample_rate, judged=passed)
     filtered = {str(reason): int(mask.sum()) for reason, mask in by_length.items()}
-    filtered[str(RejectReason.LOW_SAMPLE_RATE)] = round(headers.low_rate_share * int(passed.sum()))
-    kept = float(seconds[passed].sum()) * (1 - headers.low_rate_share)
-    rows = headers.mean_channels if config.recipe.audio.channels == "each" else 1.0
+    filtered[str(RejectReason.LOW_SAMPLE_RATE)] = round(found.low_rate_share * int(passed.sum()))
+    kept = float(seconds[passed].sum()) * (1 - found.low_rate_share)
+    rows = found.mean_channels if config.recipe.audio.channels == "each" else 1.0
     codes = round(kept * rows * facts.frame_rate) * facts.num_codebooks
     longest = int(seconds.argmax()) if len(seconds) else None
     return {
@@ -230,14 +253,14 @@ def _audio_fields(
         "longest_id": None if longest is None else items[longest].id,
         "longest_seconds": 0.0 if longest is None else float(seconds[longest]),
         "expected_filtered": {reason: count for reason, count in filtered.items() if count},
-        "formats": headers.formats,
-        "sample_rates": headers.sample_rates,
-        "channels": headers.channels,
-        "hours_by_format": headers.hours_by_format,
-        "hours_by_sample_rate": headers.hours_by_sample_rate,
-        "hours_by_channels": headers.hours_by_channels,
-        "unreadable_headers": headers.unreadable,
-        "headers_read": headers.looked_at,
+        "formats": found.formats,
+        "sample_rates": found.sample_rates,
+        "channels": found.channels,
+        "hours_by_format": found.hours_by_format,
+        "hours_by_sample_rate": found.hours_by_sample_rate,
+        "hours_by_channels": found.hours_by_channels,
+        "unreadable_headers": found.unreadable,
+        "headers_read": found.looked_at,
         "expected_codes": codes,
         "expected_bytes": _expected_bytes(codes, facts),
         "expected_seconds": kept * rows * encode_seconds,

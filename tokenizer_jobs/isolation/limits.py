@@ -11,10 +11,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from tokenizer_jobs.config import Runtime
 from tokenizer_jobs.records import Decoded, Item
+
+if TYPE_CHECKING:  # a decode worker gets its limits ready made
+    from tokenizer_jobs.config import Runtime
 
 __all__ = ["PATIENCE", "DecodeLimits", "alarmed", "memory_limited"]
 
@@ -37,7 +39,7 @@ class DecodeLimits:
     """Of data, above what the process has at its start."""
 
     @classmethod
-    def of(cls, runtime: Runtime) -> Self:
+    def of(cls, runtime: "Runtime") -> Self:
         """The limits of a job."""
         return cls(seconds=runtime.decode_seconds, gigabytes=runtime.decode_gigabytes)
 

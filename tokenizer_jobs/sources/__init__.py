@@ -11,15 +11,9 @@ from tokenizer_jobs.source_config import (
     SourceConfig,
     TarSource,
 )
-from tokenizer_jobs.sources.demo import DemoClips
-from tokenizer_jobs.sources.files import AudioFiles
 from tokenizer_jobs.sources.header import HeaderFacts, probe
-from tokenizer_jobs.sources.hub import HubRows
 from tokenizer_jobs.sources.listing import Listing, Source
 from tokenizer_jobs.sources.locations import lives_in_memory, local_locations, public_source
-from tokenizer_jobs.sources.manifest import Manifests
-from tokenizer_jobs.sources.parquet_rows import ParquetRows
-from tokenizer_jobs.sources.tar import TarArchives
 
 __all__ = [
     "HeaderFacts",
@@ -39,18 +33,31 @@ def make_source(config: SourceConfig) -> Source:
     Raises:
         ConfigError: a source of one's own cannot be imported.
     """
+    # Imported where they are wanted: all of them are a third of a decode worker's start, with pyarrow's Parquet.
     match config:
         case FilesSource():
+            from tokenizer_jobs.sources.files import AudioFiles
+
             return AudioFiles(config)
         case ManifestSource():
+            from tokenizer_jobs.sources.manifest import Manifests
+
             return Manifests(config)
         case TarSource():
+            from tokenizer_jobs.sources.tar import TarArchives
+
             return TarArchives(config)
         case ParquetSource():
+            from tokenizer_jobs.sources.parquet_rows import ParquetRows
+
             return ParquetRows(config)
         case HubSource():
+            from tokenizer_jobs.sources.hub import HubRows
+
             return HubRows(config)
         case DemoSource():
+            from tokenizer_jobs.sources.demo import DemoClips
+
             return DemoClips()
         case PluginSource():
             source: Source = config.load()

@@ -20,7 +20,8 @@ from tokenizer_jobs.sources.listing import Listing
 from tokenizer_jobs.sources.parquet_rows import folder_of, open_row, resolve
 from tokenizer_jobs.sources.roots import extension_of, location_of, storable_uri
 from tokenizer_jobs.sources.table_columns import ColumnChoice
-from tokenizer_jobs.sources.table_listing import FoundAudio, TableFile, list_tables
+from tokenizer_jobs.sources.table_items import FoundAudio, TableFile
+from tokenizer_jobs.sources.table_listing import list_tables
 from tokenizer_jobs.sources.table_reader import RowReaders
 from tokenizer_jobs.sources.tables import ARROW_EXTENSIONS, PARQUET_EXTENSIONS
 from tokenizer_jobs.storage import (
@@ -145,7 +146,9 @@ class HubRows:
         except (OSError, ValueError) as error:  # of a configuration that is not there, or no data files
             if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
                 raise ConfigError(_out_of_reach(dataset, error)) from error
-            raise ConfigError(f"{_named(dataset)}: {error}") from error
+            raise ConfigError(
+                f"{_named(dataset)}: {error}; expected a dataset of Parquet or Arrow files, and a config that it has"
+            ) from error
         found = {str(split): list(map(str, files)) for split, files in (builder.config.data_files or {}).items()}
         others = sorted({extension_of(file) for files in found.values() for file in files if not _is_table(file)})
         if others or not found:

@@ -23,6 +23,8 @@ class Listing:
     """Types of the columns that the items pass through; empty when there are none."""
     num_missing: int = 0
     """Items whose local file is not there, as far as listing could tell; each becomes a reject when it is opened."""
+    missing_ids: tuple[str, ...] = ()
+    """Of these the first few."""
 
 
 class Source(Protocol):

@@ -37,12 +37,18 @@ from tokenizer_jobs.storage import SourceFile, public_uri, stat_source
 __all__ = ["Manifests"]
 
 _IN_FOLDERS = frozenset({"jsonl", "ndjson", "csv", "tsv"})
-_KIND = FileKind(extensions=_IN_FOLDERS | {"json", "gz"}, wanted="a manifest's extension", named_like="a manifest")
+_KIND = FileKind(
+    extensions=_IN_FOLDERS | {"json", "gz"},
+    wanted="a manifest's extension",
+    named_like="a manifest",
+    such_as=(".jsonl", ".ndjson", ".csv", ".tsv"),
+)
 _BATCH_ITEMS = 1 << 12
 _STAT_THREADS = 16
 """A network file system answers after a millisecond, and many questions at once."""
 _STATS_AT_ONCE = 64
 _MOST_SHOWN = 50
+_MISSING_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +85,17 @@ class Manifests:
         skipped: Counter[str] = Counter()
         manifests = self._manifests(skipped)
         user_schema = self._user_schema(manifests, skipped)
-        schema, missing = item_schema(user_schema), Counter[str]()
+        schema, missing = item_schema(user_schema), _Missing()
         with ThreadPoolExecutor(_STAT_THREADS) as pool:
             batches = self._batches(manifests, schema=schema, user_schema=user_schema, pool=pool, missing=missing)
             table = ItemTable.sort(batches, schema=schema)
-        return Listing(items=table, skipped=dict(skipped), user_schema=user_schema, num_missing=missing.total())
+        return Listing(
+            items=table,
+            skipped=dict(skipped),
+            user_schema=user_schema,
+            num_missing=missing.num_items,
+            missing_ids=tuple(missing.ids),
+        )
 
     def open(self, item: Item) -> IO[bytes]:
         """Open a recording and check that it is the one that was planned; see `Source.open`."""
@@ -164,7 +176,7 @@ class Manifests:
         schema: pa.Schema,
         user_schema: pa.Schema,
         pool: Executor,
-        missing: Counter[str],
+        missing: "_Missing",
     ) -> Iterator[pa.RecordBatch]:
         waiting, readers = self._found(manifests), text_readers(user_schema)
         while some := list(islice(waiting, _BATCH_ITEMS)):
@@ -173,9 +185,23 @@ class Manifests:
             items = []
             for found in some:
                 fact = facts.get(found.place.location or "")
-                missing["items"] += fact is not None and fact.is_missing
                 items.append(_item(found, fact, user_schema=user_schema, readers=readers))
+                if fact is not None and fact.is_missing:
+                    missing.add(items[-1].id)
             yield to_batch(items, schema=schema)
+
+
+class _Missing:
+    """Counts items whose file is not there, and keeps the ids of the first few."""
+
+    def __init__(self) -> None:
+        self.num_items = 0
+        self.ids: list[str] = []
+
+    def add(self, item_id: str) -> None:
+        self.num_items += 1
+        if len(self.ids) < _MISSING_SHOWN:
+            self.ids.append(item_id)
 
 
 def _is_meant(file: SourceFile, root: Root) -> bool:

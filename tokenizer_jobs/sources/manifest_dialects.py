@@ -97,9 +97,10 @@ class _Fields:
         known = paths if config.path_column is None else (config.path_column,)
         path = next((name for name in known if name in first.fields), None)
         if path is None:
+            header = "; the first line of CSV and TSV has to name the columns" if first.is_text else ""
             raise first.fault(
                 f"none of its fields ({', '.join(first.fields)}) is {' or '.join(known)}; name the one that holds the "
-                "audio's path in selection.source.path_column"
+                f"audio's path in selection.source.path_column{header}"
             )
         self._path = path
         self._id = config.id_column or ("id" if first.fields.get("id") is not None and path != "id" else None)

@@ -65,6 +65,11 @@ def own_id(line: Line, name: str) -> str:
         ConfigError: the line has none.
     """
     value = line.fields.get(name)
+    if name not in line.fields:
+        raise line.fault(
+            f"no field {name!r} among {', '.join(line.fields)}; every line of the file needs an id when its first has "
+            "one or selection.source.id_column is set"
+        )
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise line.fault(
             f"{name} = {value!r:.200}; expected a text or an integer, as every line of the file needs an id when its "

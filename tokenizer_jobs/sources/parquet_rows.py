@@ -16,9 +16,11 @@ from tokenizer_jobs.errors import ItemError, RejectReason, Stage
 from tokenizer_jobs.records import Item
 from tokenizer_jobs.source_config import ParquetSource
 from tokenizer_jobs.sources.listing import Listing
+from tokenizer_jobs.sources.manifest_places import private_location
 from tokenizer_jobs.sources.roots import FileKind, find_files, id_from_path, location_of, storable_uri
 from tokenizer_jobs.sources.table_columns import ColumnChoice
-from tokenizer_jobs.sources.table_listing import FoundAudio, TableFile, list_tables
+from tokenizer_jobs.sources.table_items import FoundAudio, TableFile
+from tokenizer_jobs.sources.table_listing import list_tables
 from tokenizer_jobs.sources.table_reader import RowReaders
 from tokenizer_jobs.sources.tables import PARQUET_EXTENSIONS
 from tokenizer_jobs.storage import is_url, local_path, open_source, public_uri
@@ -63,7 +65,8 @@ class ParquetRows:
     def open(self, item: Item) -> IO[bytes]:
         """Open the audio of a row, or the file that it names; see `Source.open`."""
         if item.source_row is None:
-            return open_source(item.source_uri)
+            given = self.config.paths if self.config.root is None else (self.config.root,)
+            return open_source(private_location(location_of(item.source_uri, ()), given))
         location = location_of(item.source_uri, self.config.paths)
         return open_row(item, location=location, base=self._base(location), is_arrow=False, readers=self._readers)
 

@@ -44,6 +44,8 @@ class FileKind:
     """What messages call their extensions, such as `an audio extension`."""
     named_like: str
     """What messages call folders with such extensions, such as `audio`."""
+    such_as: tuple[str, ...] = ()
+    """Extensions that the message names when nothing is found."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +119,7 @@ def find_files(
                 if root not in overlapping or _is_first(f"skipped {entry.uri}", seen):
                     skipped[why_not] += 1
         if num_items == 0:
-            raise _nothing_found(path, kind.wanted, pattern, num_skipped=num_skipped)
+            raise _nothing_found(path, kind, pattern, num_skipped=num_skipped)
 
 
 def location_of(uri: str, paths: Iterable[str]) -> str:
@@ -203,11 +205,12 @@ def _entries(path: str, root: Root) -> Iterator[SourceFile | SkippedEntry]:
         raise ConfigError(f"selection.source.paths: {public_uri(path)!r} does not exist") from error
 
 
-def _nothing_found(path: str, wanted: str, pattern: str | None, *, num_skipped: int) -> ConfigError:
-    expected = f"a file with {wanted}" if pattern is None else f"a file that matches pattern {pattern!r}"
+def _nothing_found(path: str, kind: FileKind, pattern: str | None, *, num_skipped: int) -> ConfigError:
+    such_as = f" ({' '.join(kind.such_as)})" if kind.such_as else ""
+    expected = f"a file with {kind.wanted}{such_as}" if pattern is None else f"a file that matches pattern {pattern!r}"
     return ConfigError(
-        f"selection.source.paths: nothing found at {public_uri(path)!r}; expected at least {expected} "
-        f"({num_skipped} other entries are there)"
+        f"selection.source.paths: nothing found at {public_uri(path)!r}; expected at least {expected}"
+        f"; other entries there: {num_skipped:,}"
     )
 
 

@@ -48,6 +48,7 @@ _KIND = FileKind(
     extensions=frozenset(ending.rpartition(".")[2] for ending in _ENDINGS),
     wanted="the extension of an archive",
     named_like="an archive",
+    such_as=_ENDINGS,
 )
 
 _ROW = pa.schema(
@@ -278,8 +279,8 @@ def _chosen(found: pa.Schema, columns: tuple[str, ...] | None) -> pa.Schema:
         return found
     if missing := [name for name in columns if name not in found.names]:
         raise ConfigError(
-            f"selection.source.columns: no sample has {', '.join(missing)}; "
-            f"expected some of {', '.join(found.names) or 'none'}"
+            f"selection.source.columns: no file beside the audio has {', '.join(missing)}; expected keys of KEY.json, "
+            "`txt` for KEY.txt or `cls` for KEY.cls, or leave it out to pass through all that there are"
         )
     return pa.schema([found.field(name) for name in columns])
 

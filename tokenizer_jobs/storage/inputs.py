@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-import fsspec
-
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.storage.faults import local_faults, local_read_faults, remote_faults, shown_cause, without_secrets
 from tokenizer_jobs.storage.systems import file_system
@@ -165,7 +163,9 @@ def _match_local(pattern: str) -> Iterator[Listed]:
     fixed = "/".join(parts[: next(place for place, part in enumerate(parts) if glob.has_magic(part))])
     if not Path(fixed or "/").is_dir():
         return
-    accepted = re.compile(fsspec.utils.glob_translate(pattern))
+    from fsspec.utils import glob_translate  # as slow to import as `systems` says
+
+    accepted = re.compile(glob_translate(pattern))
     for listed in _list_local(Path(fixed or "/")):
         if isinstance(listed, SkippedEntry) or accepted.match(listed.location):
             yield listed
