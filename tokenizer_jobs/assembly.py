@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from tokenizer_jobs.encode_desk import DeskStream, EncodeDesk
+from tokenizer_jobs.encoding import DeskStream, EncodeDesk
 from tokenizer_jobs.errors import IntegrityError
 from tokenizer_jobs.records import (
     AudioFacts,

@@ -9,8 +9,7 @@ from types import TracebackType
 from typing import Literal, Protocol, Self
 
 from tokenizer_jobs.decode import decode_items
-from tokenizer_jobs.encode_desk import EncodeDesk
-from tokenizer_jobs.encoding import Codec, limit_torch_threads
+from tokenizer_jobs.encoding import Codec, EncodeDesk, limit_torch_threads
 from tokenizer_jobs.errors import TransientError
 from tokenizer_jobs.isolation import IsolatedDecoder
 from tokenizer_jobs.machine import available_cpus

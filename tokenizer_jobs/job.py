@@ -35,11 +35,11 @@ from tokenizer_jobs.planning import (
     read_user_schema,
 )
 from tokenizer_jobs.recipe import CodecFacts, ResolvedRecipe, store_recipe
+from tokenizer_jobs.removal import take_over
 from tokenizer_jobs.results import Progress, RunResult, summary_fields
 from tokenizer_jobs.stopping import StopRequest, stop_on_signals
 from tokenizer_jobs.storage import Storage
 from tokenizer_jobs.sweeping import sweep_orphans
-from tokenizer_jobs.takeover import take_over
 from tokenizer_jobs.tally import Tally
 
 __all__ = ["MakeExecutor", "Report", "execute", "run"]

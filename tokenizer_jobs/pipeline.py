@@ -17,8 +17,7 @@ from tokenizer_jobs.assembly import RowAssembly
 from tokenizer_jobs.batching import form_batches
 from tokenizer_jobs.commits import Attempt, Published, publish_unit
 from tokenizer_jobs.decode import AudioTarget
-from tokenizer_jobs.encode_desk import EncodeDesk
-from tokenizer_jobs.encoding import Codec
+from tokenizer_jobs.encoding import Codec, EncodeDesk
 from tokenizer_jobs.isolation import DecodeLimits
 from tokenizer_jobs.records import Batch, Decoded, RejectedItem, WorkUnit
 from tokenizer_jobs.schema import reject_schema, row_schema

@@ -16,11 +16,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from encodec_core import Agreement
-from tokenizer_jobs.codec import Waveform
 from tokenizer_jobs.commits import read_commit
 from tokenizer_jobs.config import Selection
 from tokenizer_jobs.decode import AudioTarget, decode_items
-from tokenizer_jobs.encoding import EncodecCodec, load_codec
+from tokenizer_jobs.encoding import EncodecCodec, Waveform, load_codec
 from tokenizer_jobs.errors import ConfigError, ItemError, RejectReason
 from tokenizer_jobs.planning import list_generations, read_plan_summary, read_units
 from tokenizer_jobs.receipts import Receipts, read_receipts

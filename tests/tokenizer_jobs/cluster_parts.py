@@ -12,8 +12,7 @@ import numpy as np
 
 from tests.tokenizer_jobs.factories import FACTS
 from tokenizer_jobs.cluster.actors import EncoderActor, WhereAbouts
-from tokenizer_jobs.codec import Waveform
-from tokenizer_jobs.encode_desk import EncodeDesk
+from tokenizer_jobs.encoding import EncodeDesk, Waveform
 from tokenizer_jobs.pipeline import UnitDone
 from tokenizer_jobs.recipe import CodecFacts
 from tokenizer_jobs.records import EncodedItem, WorkUnit

@@ -9,9 +9,8 @@ import numpy as np
 
 from tests.encodec_core.models import waveforms
 from tests.tokenizer_jobs.factories import make_facts
-from tokenizer_jobs.codec import Waveform
 from tokenizer_jobs.config import CodecRecipe
-from tokenizer_jobs.encoding import EncodecCodec, load_codec
+from tokenizer_jobs.encoding import EncodecCodec, Waveform, load_codec
 from tokenizer_jobs.records import DecodedItem, DecodedStretch, RowPlace
 
 

@@ -17,7 +17,8 @@ from tokenizer_jobs import audition, encoding
 from tokenizer_jobs.audition import decode_to_wav
 from tokenizer_jobs.catalog import publish_snapshot
 from tokenizer_jobs.config import CodecRecipe
-from tokenizer_jobs.encoding import BLOCK_FRAMES, EncodecCodec, decode_in_blocks
+from tokenizer_jobs.encoding import EncodecCodec, decode_in_blocks, encodec
+from tokenizer_jobs.encoding.encodec import BLOCK_FRAMES
 from tokenizer_jobs.storage import Storage
 
 NUM_FRAMES = 2 * BLOCK_FRAMES + 100
@@ -36,7 +37,7 @@ def long_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
 
 
 def _load_instead(monkeypatch: pytest.MonkeyPatch, model: EncodecModel) -> None:
-    monkeypatch.setattr(encoding, "_load_model", lambda recipe: model)
+    monkeypatch.setattr(encodec, "_load_model", lambda recipe: model)
 
 
 def test_a_row_of_several_blocks_is_what_the_codec_decodes(long_row: Storage, tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ from tests.tokenizer_jobs.factories import RECIPE, finish_unit, plan_output
 from tests.tokenizer_jobs.test_job import files, job, rejects, rows, shard_bytes, write_recording
 from tokenizer_jobs.catalog import newest_snapshot, publish_snapshot, read_snapshot
 from tokenizer_jobs.commits import read_commits
-from tokenizer_jobs.dropping import drop
 from tokenizer_jobs.errors import ConfigError, IntegrityError, OutputBusyError
 from tokenizer_jobs.job import run
 from tokenizer_jobs.lease import Lease
 from tokenizer_jobs.receipts import read_receipts, read_removed
+from tokenizer_jobs.removal import drop
 from tokenizer_jobs.status import read_status
 from tokenizer_jobs.storage import Storage
 from tokenizer_jobs.storage.local import LocalStorage

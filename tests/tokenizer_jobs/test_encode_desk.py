@@ -8,8 +8,8 @@ import pytest
 
 from tests.tokenizer_jobs.cluster_parts import HashCodec
 from tests.tokenizer_jobs.factories import FACTS
-from tokenizer_jobs.codec import Waveform
-from tokenizer_jobs.encode_desk import TURN_SECONDS, EncodeDesk
+from tokenizer_jobs.encoding import Waveform
+from tokenizer_jobs.encoding.desk import TURN_SECONDS, EncodeDesk
 from tokenizer_jobs.errors import IntegrityError
 from tokenizer_jobs.records import EncodedItem
 

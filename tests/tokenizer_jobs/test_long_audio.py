@@ -22,12 +22,10 @@ from tests.tokenizer_jobs.factories import make_reject as reject
 from tests.tokenizer_jobs.recordings import audio, items, load, slices, stretches
 from tokenizer_jobs.assembly import RowAssembly, cut_at_rows
 from tokenizer_jobs.catalog import publish_snapshot
-from tokenizer_jobs.codec import StreamingCodec, Waveform
 from tokenizer_jobs.commits import Attempt, publish_unit
 from tokenizer_jobs.config import CodecRecipe
 from tokenizer_jobs.decode import AudioTarget
-from tokenizer_jobs.encode_desk import EncodeDesk
-from tokenizer_jobs.encoding import EncodecCodec, load_codec
+from tokenizer_jobs.encoding import EncodecCodec, EncodeDesk, StreamingCodec, Waveform, load_codec
 from tokenizer_jobs.errors import IntegrityError
 from tokenizer_jobs.pipeline import UnitDone, UnitJob, tokenize_unit
 from tokenizer_jobs.records import (
@@ -354,7 +352,7 @@ import numpy as np
 from tests.tokenizer_jobs.factories import make_facts, make_unit
 from tokenizer_jobs.assembly import RowAssembly
 from tokenizer_jobs.config import CodecRecipe
-from tokenizer_jobs.encode_desk import EncodeDesk
+from tokenizer_jobs.encoding import EncodeDesk
 from tokenizer_jobs.encoding import load_codec
 from tokenizer_jobs.records import DecodedStretch, RowPlace
 

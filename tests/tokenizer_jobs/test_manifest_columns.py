@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.tokenizer_jobs.manifests import CUT, NEMO, jsonl, listing, put, refusal
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.sources import Listing
-from tokenizer_jobs.sources.manifest_columns import ColumnTypes, text_readers
-from tokenizer_jobs.sources.manifest_lines import Line
+from tokenizer_jobs.sources.manifest.columns import ColumnTypes, text_readers
+from tokenizer_jobs.sources.manifest.lines import Line
 
 
 def columns_of(tmp_path: Path, *values: Any, name: str = "m.jsonl", **options: Any) -> Listing:

@@ -14,7 +14,7 @@ from tokenizer_jobs.item_table import ItemTable
 from tokenizer_jobs.planning import plan_units
 from tokenizer_jobs.source_config import ManifestSource
 from tokenizer_jobs.sources import make_source
-from tokenizer_jobs.sources.manifest_places import private_location
+from tokenizer_jobs.sources.manifest.places import private_location
 
 
 def test_paths_are_relative_to_the_manifest_or_the_root(tmp_path: Path) -> None:

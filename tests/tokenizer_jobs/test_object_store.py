@@ -13,9 +13,9 @@ from tests.tokenizer_jobs.factories import RECIPE, finish_unit, plan_output
 from tests.tokenizer_jobs.test_job import files, job, write_recording
 from tokenizer_jobs.catalog import publish_snapshot, read_snapshot
 from tokenizer_jobs.commits import Outcome, read_commits
-from tokenizer_jobs.dropping import drop
 from tokenizer_jobs.job import run
 from tokenizer_jobs.ledger import Ledger
+from tokenizer_jobs.removal import drop
 from tokenizer_jobs.retrying import retry
 from tokenizer_jobs.storage import Storage
 from tokenizer_jobs.storage.systems import creates_exclusively, is_taken

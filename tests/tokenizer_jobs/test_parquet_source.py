@@ -27,7 +27,9 @@ from tokenizer_jobs.errors import ConfigError, ItemError, RejectReason
 from tokenizer_jobs.planning import plan_units
 from tokenizer_jobs.records import DecodedItem, Item
 from tokenizer_jobs.source_config import ParquetSource
-from tokenizer_jobs.sources import Listing, Source, make_source, table_reader, tables
+from tokenizer_jobs.sources import Listing, Source, make_source
+from tokenizer_jobs.sources.tables import opened as opened_tables
+from tokenizer_jobs.sources.tables import reader
 
 FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 CLIPS = tuple(encode(speechlike(400 + 40 * place), container="FLAC", coding="PCM_16") for place in range(23))
@@ -67,8 +69,8 @@ def table(tmp_path: Path) -> Path:
 def test_rows_open_as_they_were_put_in(
     table: Path, kept: int, batch_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(table_reader, "KEPT_READERS", kept)
-    monkeypatch.setattr(tables, "BATCH_BYTES", batch_bytes)
+    monkeypatch.setattr(reader, "KEPT_READERS", kept)
+    monkeypatch.setattr(opened_tables, "BATCH_BYTES", batch_bytes)
     opened = source(table.parent)
     items = list(opened.list().items)
     assert [item.id for item in items] == [f"a.parquet#{row}" for row in range(len(CLIPS))]

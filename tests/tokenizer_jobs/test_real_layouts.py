@@ -17,8 +17,8 @@ import pytest
 
 from tests.tokenizer_jobs.test_decode import RECORDINGS
 from tests.tokenizer_jobs.test_job import job, rejects, rows
-from tokenizer_jobs.dropping import drop
 from tokenizer_jobs.job import run
+from tokenizer_jobs.removal import drop
 from tokenizer_jobs.verification import verify
 
 NUM_FIRST = 9

@@ -11,10 +11,9 @@ import pytest
 from tests.tokenizer_jobs.factories import METADATA, NO_COLUMNS, make_reject, make_unit
 from tests.tokenizer_jobs.recordings import audio, items, load, stretches
 from tokenizer_jobs import pipeline, reencoding
-from tokenizer_jobs.codec import Waveform
 from tokenizer_jobs.config import AudioRecipe, CodecRecipe, Recipe, Selection
 from tokenizer_jobs.decode import AudioTarget
-from tokenizer_jobs.encoding import EncodecCodec
+from tokenizer_jobs.encoding import EncodecCodec, Waveform
 from tokenizer_jobs.errors import RejectReason, Stage
 from tokenizer_jobs.planning import PlanFacts, write_plan
 from tokenizer_jobs.recipe import ResolvedRecipe, store_recipe

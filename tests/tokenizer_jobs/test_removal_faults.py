@@ -14,14 +14,13 @@ from tests.tokenizer_jobs.test_job import job
 from tests.tokenizer_jobs.test_verification import flip
 from tokenizer_jobs.catalog import publish_snapshot, read_snapshot
 from tokenizer_jobs.commits import Outcome, commit_path, read_commits
-from tokenizer_jobs.dropping import drop
 from tokenizer_jobs.errors import IntegrityError, OutputBusyError
 from tokenizer_jobs.job import run
 from tokenizer_jobs.lease import LEASE_PATH, Lease
 from tokenizer_jobs.planning import read_units
 from tokenizer_jobs.receipts import Receipts, read_receipts
 from tokenizer_jobs.records import WorkUnit
-from tokenizer_jobs.removal import NamedItems, find_removals, remove
+from tokenizer_jobs.removal import NamedItems, drop, find_removals, remove
 from tokenizer_jobs.shards import read_batches
 from tokenizer_jobs.storage import Storage
 from tokenizer_jobs.sweeping import sweep_orphans

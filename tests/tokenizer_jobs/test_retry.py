@@ -13,18 +13,17 @@ from tests.tokenizer_jobs.test_drop import PowerFailure, assert_whole, every_ste
 from tests.tokenizer_jobs.test_job import files, job, rejects, rows, shard_bytes, write_recording
 from tokenizer_jobs.catalog import publish_snapshot, read_snapshot
 from tokenizer_jobs.commits import read_commits
-from tokenizer_jobs.dropping import drop
 from tokenizer_jobs.errors import ConfigError, OutputBusyError
 from tokenizer_jobs.job import run
 from tokenizer_jobs.lease import Lease
 from tokenizer_jobs.planning import PlanFacts, PlanSummary, write_plan
 from tokenizer_jobs.receipts import read_receipts
+from tokenizer_jobs.removal import drop, take_over
 from tokenizer_jobs.retrying import retry
 from tokenizer_jobs.status import read_status
 from tokenizer_jobs.storage import Storage
 from tokenizer_jobs.storage.local import LocalStorage
 from tokenizer_jobs.sweeping import sweep_orphans
-from tokenizer_jobs.takeover import take_over
 from tokenizer_jobs.verification import verify
 
 RECIPE_ID = RECIPE.recipe_id

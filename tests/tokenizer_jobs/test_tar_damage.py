@@ -13,7 +13,7 @@ from tests.tokenizer_jobs.tar_files import MODES, archive, clip, listing, put, r
 from tokenizer_jobs.errors import ConfigError, ItemError, RejectReason
 from tokenizer_jobs.item_table import ItemTable
 from tokenizer_jobs.records import Item
-from tokenizer_jobs.sources.tar_index import TarIndex
+from tokenizer_jobs.sources.archives.index import TarIndex
 
 CUT = {f"{number}.{end}": content for number in range(6) for end, content in (("wav", clip()), ("json", b'{"n": 1}'))}
 

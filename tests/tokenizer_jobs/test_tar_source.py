@@ -21,8 +21,8 @@ from tests.tokenizer_jobs.tar_files import MODES, archive, clip, columns_of, lis
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.item_table import ItemTable
 from tokenizer_jobs.planning import plan_units
-from tokenizer_jobs.sources.braces import expand_braces
-from tokenizer_jobs.sources.tar_index import TarIndex
+from tokenizer_jobs.sources.archives.braces import expand_braces
+from tokenizer_jobs.sources.archives.index import TarIndex
 
 server = pytest.fixture(scope="module")(serve_objects)
 

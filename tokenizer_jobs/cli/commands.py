@@ -191,7 +191,7 @@ def _complain(problems: Sequence[str]) -> int:
 
 def _drop(arguments: argparse.Namespace) -> int:
     from tokenizer_jobs.cli.screens import drop_screen
-    from tokenizer_jobs.dropping import drop
+    from tokenizer_jobs.removal import drop
 
     result = drop(
         arguments.output,

@@ -14,8 +14,7 @@ import torch
 from tokenizer_jobs.cluster.faults import EncoderBrokenError
 from tokenizer_jobs.cluster.reach import check_reach
 from tokenizer_jobs.config import CodecRecipe
-from tokenizer_jobs.encode_desk import EncodeDesk
-from tokenizer_jobs.encoding import Codec, choose_device, load_codec
+from tokenizer_jobs.encoding import Codec, EncodeDesk, choose_device, load_codec
 from tokenizer_jobs.errors import IntegrityError
 from tokenizer_jobs.pipeline import UnitDone, UnitJob, tokenize_unit
 from tokenizer_jobs.records import Decoded, WorkUnit

@@ -161,12 +161,13 @@ class SoundfileReader:
         self.sample_rate: int = self._file.samplerate
         self.channels: int = self._file.channels
         self.num_frames: int | None = max(0, self._file.frames - delay)
-        self.source_format = f"{self._file.format}/{self._file.subtype}"
-        self.is_pcm16: bool = self._file.subtype == "PCM_16"
+        container, coding = self._file.format, self._file.subtype  # each asks libsndfile
+        self.source_format = f"{container}/{coding}"
+        self.is_pcm16: bool = coding == "PCM_16"
         self.can_seek: bool = (
             delay == 0
-            and self._file.format in _SEEKABLE_CONTAINERS
-            and self._file.subtype in _SEEKABLE_CODINGS
+            and container in _SEEKABLE_CONTAINERS
+            and coding in _SEEKABLE_CODINGS
             and 0 < self._file.frames < _LONGEST_KNOWN
         )
         self._place = 0
@@ -193,6 +194,8 @@ class SoundfileReader:
             self._place += len(block)
             yield block[to_drop:]
             to_drop = max(0, to_drop - len(block))
+            if self.can_seek and self._place >= (self.num_frames or 0):
+                return  # asking once more would make and drop another block
 
     def _seek(self, frame: int) -> None:
         try:

@@ -1,6 +1,6 @@
 """Shards and rejects: records to files and back."""
 
-from tokenizer_jobs.shards.columns import codes_arrays
+from tokenizer_jobs.shards.columns import codes_arrays, codes_column
 from tokenizer_jobs.shards.reader import StoredRow, find_row, read_batches, read_rows, read_schema
 from tokenizer_jobs.shards.rewriting import stage_rewritten
 from tokenizer_jobs.shards.writer import (
@@ -22,6 +22,7 @@ __all__ = [
     "StagedShard",
     "StoredRow",
     "codes_arrays",
+    "codes_column",
     "find_row",
     "read_batches",
     "read_rows",

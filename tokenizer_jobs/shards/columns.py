@@ -17,7 +17,7 @@ from tokenizer_jobs.records import Item, RejectedItem, TokenizedItem
 from tokenizer_jobs.schema import REJECT_COLUMNS, ROW_COLUMNS
 from tokenizer_jobs.storage import public_uri
 
-__all__ = ["codes_arrays", "reject_batch", "row_batch"]
+__all__ = ["codes_arrays", "codes_column", "reject_batch", "row_batch"]
 
 
 def row_batch(rows: Sequence[TokenizedItem], *, schema: pa.Schema) -> pa.RecordBatch:
@@ -32,7 +32,7 @@ def row_batch(rows: Sequence[TokenizedItem], *, schema: pa.Schema) -> pa.RecordB
     facts = [row.facts for row in rows]
     columns |= {
         "id": [row.row_id for row in rows],
-        "codes": _codes_column(codes),
+        "codes": codes_column(codes),
         "num_frames": [array.shape[1] for array in codes],
         "num_codebooks": [array.shape[0] for array in codes],
         "scales": _list_column([row.encoded.scales for row in rows], pa.float32()),
@@ -122,7 +122,7 @@ def _checked_codes(row: TokenizedItem) -> npt.NDArray[np.uint16]:
     return codes
 
 
-def _codes_column(codes: Sequence[npt.NDArray[np.uint16]]) -> pa.ListArray:
+def codes_column(codes: Sequence[npt.NDArray[np.uint16]]) -> pa.ListArray:
     num_codebooks = [array.shape[0] for array in codes]
     num_frames = np.repeat([array.shape[1] for array in codes], num_codebooks)
     values = np.concatenate([array.reshape(-1) for array in codes])

@@ -40,19 +40,19 @@ def make_source(config: SourceConfig) -> Source:
 
             return AudioFiles(config)
         case ManifestSource():
-            from tokenizer_jobs.sources.manifest import Manifests
+            from tokenizer_jobs.sources.manifest.source import Manifests
 
             return Manifests(config)
         case TarSource():
-            from tokenizer_jobs.sources.tar import TarArchives
+            from tokenizer_jobs.sources.archives.tar import TarArchives
 
             return TarArchives(config)
         case ParquetSource():
-            from tokenizer_jobs.sources.parquet_rows import ParquetRows
+            from tokenizer_jobs.sources.tables.parquet import ParquetRows
 
             return ParquetRows(config)
         case HubSource():
-            from tokenizer_jobs.sources.hub import HubRows
+            from tokenizer_jobs.sources.tables.hub import HubRows
 
             return HubRows(config)
         case DemoSource():

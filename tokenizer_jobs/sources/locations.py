@@ -10,7 +10,7 @@ from tokenizer_jobs.source_config import (
     SourceConfig,
     TarSource,
 )
-from tokenizer_jobs.sources.braces import expand_braces
+from tokenizer_jobs.sources.archives.braces import expand_braces
 from tokenizer_jobs.storage import is_url, local_path, public_uri
 
 __all__ = ["lives_in_memory", "local_locations", "public_source"]

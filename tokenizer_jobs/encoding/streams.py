@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from encodec_core import Codes, StreamingEncoder
-from tokenizer_jobs.codec import Waveform
+from tokenizer_jobs.encoding.codec import Waveform
 from tokenizer_jobs.records import EncodedItem
 
 __all__ = ["CausalStream", "WindowStream"]

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.item_columns import item_schema
 from tokenizer_jobs.sources.header import estimate_seconds
-from tokenizer_jobs.sources.table_columns import AudioColumn, AudioShape, ColumnChoice
-from tokenizer_jobs.sources.tables import PLAN_BLOCK_BYTES, TABLE_ERRORS, RowGroup, open_table
+from tokenizer_jobs.sources.tables.columns import AudioColumn, AudioShape, ColumnChoice
+from tokenizer_jobs.sources.tables.opened import PLAN_BLOCK_BYTES, TABLE_ERRORS, RowGroup, open_table
 from tokenizer_jobs.storage import public_uri
 
 __all__ = ["FoundAudio", "OpenedTable", "RowItems", "TableFile", "TableTask"]

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from tokenizer_jobs.errors import ConfigError
-from tokenizer_jobs.sources.manifest_lines import Line
+from tokenizer_jobs.sources.manifest.lines import Line
 
 __all__ = ["ColumnTypes", "text_readers"]
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tokenizer_jobs.sources.manifest_lines import Line
+from tokenizer_jobs.sources.manifest.lines import Line
 
 __all__ = ["Entry", "Reader", "audio_path", "own_id", "seconds_of"]
 

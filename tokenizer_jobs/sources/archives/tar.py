@@ -29,13 +29,13 @@ from tokenizer_jobs.item_columns import item_schema
 from tokenizer_jobs.item_table import ItemTable
 from tokenizer_jobs.records import Item
 from tokenizer_jobs.source_config import TarSource
-from tokenizer_jobs.sources.archives import KeptArchives, PlainArchive, unpacking
-from tokenizer_jobs.sources.braces import expand_braces
+from tokenizer_jobs.sources.archives.braces import expand_braces
+from tokenizer_jobs.sources.archives.index import Sample, TarIndex
+from tokenizer_jobs.sources.archives.kept import KeptArchives, PlainArchive, unpacking
+from tokenizer_jobs.sources.archives.sidecars import SIDECARS, ColumnTypes
 from tokenizer_jobs.sources.header import HeaderFacts, estimate_seconds
 from tokenizer_jobs.sources.listing import Listing
 from tokenizer_jobs.sources.roots import FileKind, extension_of, find_files, id_from_path, location_of, storable_uri
-from tokenizer_jobs.sources.sidecars import SIDECARS, ColumnTypes
-from tokenizer_jobs.sources.tar_index import Sample, TarIndex
 from tokenizer_jobs.storage import SourceFile, local_write_faults, public_uri
 
 __all__ = ["TarArchives"]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tokenizer_jobs.codec import Codec, EncodeStream, StreamingCodec, Waveform
+from tokenizer_jobs.encoding.codec import Codec, EncodeStream, StreamingCodec, Waveform
 from tokenizer_jobs.errors import IntegrityError
 from tokenizer_jobs.records import EncodedItem
 

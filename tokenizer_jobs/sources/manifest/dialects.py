@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.source_config import ManifestSource
-from tokenizer_jobs.sources.manifest_entries import Entry, Reader, audio_path, own_id, seconds_of
-from tokenizer_jobs.sources.manifest_lhotse import LhotseFields
-from tokenizer_jobs.sources.manifest_lines import Line
+from tokenizer_jobs.sources.manifest.entries import Entry, Reader, audio_path, own_id, seconds_of
+from tokenizer_jobs.sources.manifest.lhotse import LhotseFields
+from tokenizer_jobs.sources.manifest.lines import Line
 
 __all__ = ["reader_of"]
 

@@ -14,7 +14,7 @@ from typing import IO, Any, Protocol
 import pyarrow as pa
 
 from tokenizer_jobs.parquet import open_parquet
-from tokenizer_jobs.sources.table_columns import AudioColumn, AudioShape
+from tokenizer_jobs.sources.tables.columns import AudioColumn, AudioShape
 from tokenizer_jobs.storage import local_path, open_source, public_uri
 from tokenizer_jobs.storage.faults import local_read_faults, remote_faults
 

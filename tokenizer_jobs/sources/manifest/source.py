@@ -25,11 +25,11 @@ from tokenizer_jobs.records import Item
 from tokenizer_jobs.source_config import ManifestSource
 from tokenizer_jobs.sources.header import estimate_seconds
 from tokenizer_jobs.sources.listing import Listing
-from tokenizer_jobs.sources.manifest_columns import ColumnTypes, text_readers
-from tokenizer_jobs.sources.manifest_dialects import reader_of
-from tokenizer_jobs.sources.manifest_entries import Entry, Reader
-from tokenizer_jobs.sources.manifest_lines import Line, read_lines
-from tokenizer_jobs.sources.manifest_places import Place, Places, private_location
+from tokenizer_jobs.sources.manifest.columns import ColumnTypes, text_readers
+from tokenizer_jobs.sources.manifest.dialects import reader_of
+from tokenizer_jobs.sources.manifest.entries import Entry, Reader
+from tokenizer_jobs.sources.manifest.lines import Line, read_lines
+from tokenizer_jobs.sources.manifest.places import Place, Places, private_location
 from tokenizer_jobs.sources.opening import open_planned
 from tokenizer_jobs.sources.roots import FileKind, Root, extension_of, find_files, location_of
 from tokenizer_jobs.storage import SourceFile, public_uri, stat_source

@@ -14,8 +14,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tokenizer_jobs.sources.manifest_entries import Entry, audio_path, own_id, seconds_of
-from tokenizer_jobs.sources.manifest_lines import Line
+from tokenizer_jobs.sources.manifest.entries import Entry, audio_path, own_id, seconds_of
+from tokenizer_jobs.sources.manifest.lines import Line
 
 __all__ = ["LhotseFields"]
 

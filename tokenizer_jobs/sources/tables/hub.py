@@ -17,13 +17,13 @@ from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.records import Item
 from tokenizer_jobs.source_config import HubSource
 from tokenizer_jobs.sources.listing import Listing
-from tokenizer_jobs.sources.parquet_rows import folder_of, open_row, resolve
 from tokenizer_jobs.sources.roots import extension_of, location_of, storable_uri
-from tokenizer_jobs.sources.table_columns import ColumnChoice
-from tokenizer_jobs.sources.table_items import FoundAudio, TableFile
-from tokenizer_jobs.sources.table_listing import list_tables
-from tokenizer_jobs.sources.table_reader import RowReaders
-from tokenizer_jobs.sources.tables import ARROW_EXTENSIONS, PARQUET_EXTENSIONS
+from tokenizer_jobs.sources.tables.columns import ColumnChoice
+from tokenizer_jobs.sources.tables.items import FoundAudio, TableFile
+from tokenizer_jobs.sources.tables.listing import list_tables
+from tokenizer_jobs.sources.tables.opened import ARROW_EXTENSIONS, PARQUET_EXTENSIONS
+from tokenizer_jobs.sources.tables.parquet import folder_of, open_row, resolve
+from tokenizer_jobs.sources.tables.reader import RowReaders
 from tokenizer_jobs.storage import (
     SourceFile,
     is_url,

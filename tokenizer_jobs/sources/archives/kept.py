@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from typing import IO, Any, Protocol, cast
 
 from tokenizer_jobs.errors import ItemError, RejectReason, Stage
-from tokenizer_jobs.sources.stretch import open_stretch
+from tokenizer_jobs.sources.archives.stretch import open_stretch
 from tokenizer_jobs.storage import SourceFile, local_path, local_write_faults, open_source, public_uri, stat_source
 from tokenizer_jobs.storage.faults import local_read_faults, remote_faults
 

@@ -23,9 +23,7 @@ from tokenizer_jobs.catalog import (
 )
 from tokenizer_jobs.commits import Commit, CommittedFile, commit_path, committed_unit_ids, read_commit
 from tokenizer_jobs.errors import EXIT_DONE, EXIT_FAILED, ConfigError, IntegrityError
-from tokenizer_jobs.file_checks import FileChecks
 from tokenizer_jobs.planning import list_generations, read_plan_summary, read_units
-from tokenizer_jobs.receipt_checks import ReceiptChecks
 from tokenizer_jobs.receipts import Receipts, read_receipts, receipt_path
 from tokenizer_jobs.recipe import read_recipe
 from tokenizer_jobs.records import RowPlace, WorkUnit
@@ -35,6 +33,8 @@ from tokenizer_jobs.row_checks import file_facts
 from tokenizer_jobs.row_places import PLACE_COLUMNS, PlacedRow, PlacedRows, has_row_per_channel, placed_rows
 from tokenizer_jobs.shards import CODES_FOLDER, REJECTS_FOLDER, read_batches, read_schema
 from tokenizer_jobs.storage import Storage
+from tokenizer_jobs.verification.files import FileChecks
+from tokenizer_jobs.verification.receipts import ReceiptChecks
 
 __all__ = ["VerifyReport", "VerifyResult", "verify", "verify_output"]
 

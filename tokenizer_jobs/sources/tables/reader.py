@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from tokenizer_jobs.errors import ItemError, RejectReason, Stage
 from tokenizer_jobs.records import Item
-from tokenizer_jobs.sources.table_columns import AudioColumn, clip_bytes, find_audio_column
-from tokenizer_jobs.sources.tables import TABLE_ERRORS, RowGroup, Table, is_damage, open_table
+from tokenizer_jobs.sources.tables.columns import AudioColumn, clip_bytes, find_audio_column
+from tokenizer_jobs.sources.tables.opened import TABLE_ERRORS, RowGroup, Table, is_damage, open_table
 from tokenizer_jobs.storage import local_path, public_uri, stat_source
 
 __all__ = ["RowReaders"]

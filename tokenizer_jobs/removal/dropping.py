@@ -13,7 +13,7 @@ from tokenizer_jobs.lease import Lease
 from tokenizer_jobs.planning import list_generations, read_plan_summary, read_user_schema
 from tokenizer_jobs.receipts import Receipts, read_receipts, read_removed, receipt_path
 from tokenizer_jobs.recipe import read_recipe
-from tokenizer_jobs.removal import MatchingRows, NamedItems, UnitRemoval, find_removals, remove
+from tokenizer_jobs.removal.removing import MatchingRows, NamedItems, UnitRemoval, find_removals, remove
 from tokenizer_jobs.results import DropResult
 from tokenizer_jobs.row_filter import RowFilter
 from tokenizer_jobs.schema import row_schema

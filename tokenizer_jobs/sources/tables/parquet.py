@@ -16,13 +16,13 @@ from tokenizer_jobs.errors import ItemError, RejectReason, Stage
 from tokenizer_jobs.records import Item
 from tokenizer_jobs.source_config import ParquetSource
 from tokenizer_jobs.sources.listing import Listing
-from tokenizer_jobs.sources.manifest_places import private_location
+from tokenizer_jobs.sources.manifest.places import private_location
 from tokenizer_jobs.sources.roots import FileKind, find_files, id_from_path, location_of, storable_uri
-from tokenizer_jobs.sources.table_columns import ColumnChoice
-from tokenizer_jobs.sources.table_items import FoundAudio, TableFile
-from tokenizer_jobs.sources.table_listing import list_tables
-from tokenizer_jobs.sources.table_reader import RowReaders
-from tokenizer_jobs.sources.tables import PARQUET_EXTENSIONS
+from tokenizer_jobs.sources.tables.columns import ColumnChoice
+from tokenizer_jobs.sources.tables.items import FoundAudio, TableFile
+from tokenizer_jobs.sources.tables.listing import list_tables
+from tokenizer_jobs.sources.tables.opened import PARQUET_EXTENSIONS
+from tokenizer_jobs.sources.tables.reader import RowReaders
 from tokenizer_jobs.storage import is_url, local_path, open_source, public_uri
 
 __all__ = ["ParquetRows", "folder_of", "open_row", "resolve"]

@@ -16,10 +16,10 @@ from itertools import groupby
 from typing import IO, Any
 
 from tokenizer_jobs.errors import ConfigError, TokenizerJobsError
-from tokenizer_jobs.sources.archives import is_damage
+from tokenizer_jobs.sources.archives.kept import is_damage
+from tokenizer_jobs.sources.archives.sidecars import SIDECARS, read_sidecar
 from tokenizer_jobs.sources.header import AUDIO_EXTENSIONS, HeaderFacts, read_header
 from tokenizer_jobs.sources.roots import extension_of
-from tokenizer_jobs.sources.sidecars import SIDECARS, read_sidecar
 
 __all__ = ["IndexedMember", "Sample", "TarIndex"]
 

@@ -15,14 +15,14 @@ from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.item_table import ItemTable
 from tokenizer_jobs.sources.listing import Listing
 from tokenizer_jobs.sources.roots import extension_of
-from tokenizer_jobs.sources.table_columns import (
+from tokenizer_jobs.sources.tables.columns import (
     AudioColumn,
     ColumnChoice,
     find_audio_column,
     unify_columns,
 )
-from tokenizer_jobs.sources.table_items import FoundAudio, OpenedTable, RowItems, TableFile, TableTask
-from tokenizer_jobs.sources.tables import PLAN_BLOCK_BYTES, TABLE_ERRORS, RowGroup, Table, open_table
+from tokenizer_jobs.sources.tables.items import FoundAudio, OpenedTable, RowItems, TableFile, TableTask
+from tokenizer_jobs.sources.tables.opened import PLAN_BLOCK_BYTES, TABLE_ERRORS, RowGroup, Table, open_table
 from tokenizer_jobs.storage import public_uri
 
 __all__ = ["list_tables"]

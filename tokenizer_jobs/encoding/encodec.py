@@ -18,9 +18,9 @@ from encodec_core import (
     compare_codes,
 )
 from encodec_core.streaming import why_not_streamed
-from tokenizer_jobs.codec import Codec, EncodeStream, StreamingCodec, Waveform
 from tokenizer_jobs.config import CodecRecipe
-from tokenizer_jobs.encode_streams import CausalStream, WindowStream
+from tokenizer_jobs.encoding.codec import Codec, EncodeStream, StreamingCodec, Waveform
+from tokenizer_jobs.encoding.streams import CausalStream, WindowStream
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.recipe import CodecFacts
 from tokenizer_jobs.records import EncodedItem

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from tokenizer_jobs.commit_records import Commit
 from tokenizer_jobs.planning import PlanSummary
 from tokenizer_jobs.receipts import Receipt, Receipts
-from tokenizer_jobs.removal import NamedItems, UnitRemoval, find_removals, remove
+from tokenizer_jobs.removal.removing import NamedItems, UnitRemoval, find_removals, remove
 from tokenizer_jobs.storage import Storage
 
 __all__ = ["take_over"]

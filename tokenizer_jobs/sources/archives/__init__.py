@@ -1,0 +1,1 @@
+"""Archives: members of WebDataset tars, by an index of where they are."""

@@ -1,0 +1,1 @@
+"""Manifests: lines of JSON, CSV or TSV that name recordings and cuts of them."""

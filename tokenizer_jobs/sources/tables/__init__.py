@@ -1,0 +1,1 @@
+"""Tables: rows of Parquet and Arrow files, by themselves or as Hugging Face datasets."""
