@@ -123,6 +123,7 @@ def _checked_codes(row: TokenizedItem) -> npt.NDArray[np.uint16]:
 
 
 def codes_column(codes: Sequence[npt.NDArray[np.uint16]]) -> pa.ListArray:
+    """The `codes` column of rows whose codes are uint16 [K, T] each."""
     num_codebooks = [array.shape[0] for array in codes]
     num_frames = np.repeat([array.shape[1] for array in codes], num_codebooks)
     values = np.concatenate([array.reshape(-1) for array in codes])
