@@ -10,14 +10,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tokenizer_jobs.config import JobConfig
     from tokenizer_jobs.dry_run import plan
+    from tokenizer_jobs.integrations.datasets_map import TokenizeAudio
     from tokenizer_jobs.job import run
     from tokenizer_jobs.results import PlanResult, RunResult
+    from tokenizer_jobs.training import DelayPattern, TokenDataset
     from tokenizer_jobs.verification import verify
 
-__all__ = ["JobConfig", "PlanResult", "RunResult", "plan", "run", "verify"]
+__all__ = [
+    "DelayPattern",
+    "JobConfig",
+    "PlanResult",
+    "RunResult",
+    "TokenDataset",
+    "TokenizeAudio",
+    "plan",
+    "run",
+    "verify",
+]
 
 # Imported on first use: torch takes seconds, and `tokenizer-jobs --help` or a decode worker need none of it.
 _HOMES = {
+    "DelayPattern": "tokenizer_jobs.training",
+    "TokenDataset": "tokenizer_jobs.training",
+    "TokenizeAudio": "tokenizer_jobs.integrations.datasets_map",
     "JobConfig": "tokenizer_jobs.config",
     "PlanResult": "tokenizer_jobs.results",
     "RunResult": "tokenizer_jobs.results",

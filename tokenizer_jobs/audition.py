@@ -110,6 +110,11 @@ def _decode(
     row: StoredRow, *, recipe: ResolvedRecipe, model: str | None, num_samples: int
 ) -> tuple[CodecFacts, Iterator[npt.NDArray[np.float32]]]:
     """The codec, and waveforms [C, n] in [-1, 1] that follow one another."""
+    if recipe.has_unknown_codec:
+        raise ConfigError(
+            "these codes were imported without a codec, so that nothing here can decode them; import them again with "
+            "--codec MODEL, where MODEL made them"
+        )
     # Imports torch: seconds that a wrong id need not cost.
     from tokenizer_jobs.encoding import decode_in_blocks, describe_codec
 

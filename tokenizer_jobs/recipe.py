@@ -15,12 +15,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tokenizer_jobs.config import AudioRecipe, CodecRecipe, Recipe
 from tokenizer_jobs.errors import ConfigError, IntegrityError
+from tokenizer_jobs.hub_features import METADATA_KEY as HUB_KEY
+from tokenizer_jobs.hub_features import features_metadata
 from tokenizer_jobs.storage import Storage, is_url, public_uri
 
 __all__ = [
     "FORMAT_VERSION",
+    "IMPORTED",
     "METADATA_KEY",
     "RECIPE_PATH",
+    "UNKNOWN_WEIGHTS",
     "CodecFacts",
     "ResolvedRecipe",
     "file_metadata",
@@ -33,6 +37,13 @@ FORMAT_VERSION = 1
 
 RECIPE_PATH = "recipe.json"
 METADATA_KEY = b"tokenizer_jobs"
+
+UNKNOWN_WEIGHTS = "0" * 64
+"""Stands for the weights of imported codes whose codec is not at hand."""
+
+IMPORTED = "imported"
+"""Key of a recipe's `codec_config`, true where the codes were made elsewhere: nothing proves that the codec named made
+them, so the recipe is another one than that of codes made here, and the two are never mixed."""
 
 # Keys of a codec's config that say how it was saved, not what it computes.
 _BOOKKEEPING = frozenset({"architectures", "dtype", "torch_dtype", "transformers_version", "return_dict"})
@@ -105,6 +116,16 @@ class ResolvedRecipe(BaseModel):
             section, key = name.split(".")
             del content[section][key]
         return hashlib.sha256(_canonical_json(content)).hexdigest()
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether the codes were made elsewhere, so that how they were made is hearsay."""
+        return bool(self.codec_config.get(IMPORTED, False))
+
+    @property
+    def has_unknown_codec(self) -> bool:
+        """Whether not even the weights are named, so that nothing can decode the codes."""
+        return self.weights_sha256 == UNKNOWN_WEIGHTS
 
     def difference(self, other: "ResolvedRecipe") -> list[str]:
         """Say in lines for a person where another recipe departs from this stored one; none where ids are equal."""
@@ -230,20 +251,7 @@ def file_metadata(
         "versions": dict(versions),
         "package_version": importlib.metadata.version("tokenizer-jobs"),
     }
-    return {METADATA_KEY: _canonical_json(content), b"huggingface": _huggingface_features(schema)}
-
-
-def _huggingface_features(schema: pa.Schema) -> bytes:
-    from datasets import Features  # takes seconds to import, and only the driver of a run comes here
-
-    try:
-        content: bytes = Features.from_arrow_schema(schema.remove_metadata()).arrow_schema.metadata[b"huggingface"]
-    except ValueError as error:
-        raise ConfigError(
-            f"a column passed through has a type that Hugging Face datasets does not know: {error}; "
-            "cast or leave out that column in the source"
-        ) from error
-    return content
+    return {METADATA_KEY: _canonical_json(content), HUB_KEY: features_metadata(schema)}
 
 
 def _public_name(model: str) -> str:

@@ -19,6 +19,7 @@ __all__ = [
     "DecodedItem",
     "DecodedStretch",
     "EncodedItem",
+    "ImportedFacts",
     "Item",
     "RejectedItem",
     "RowPlace",
@@ -111,6 +112,30 @@ class AudioFacts:
     """Share of 20 ms blocks below -60 dB."""
     truncated: bool
     """Kept although shorter than its header or manifest said."""
+
+    @property
+    def duration_seconds(self) -> float:
+        """Length of the audio that the codes stand for."""
+        return self.num_samples / self.sample_rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportedFacts:
+    """What is known of the audio of codes that somebody else made, in the place of `AudioFacts`; None: unknown."""
+
+    num_samples: int
+    """Where the dump does not say: frames × hop, which is less than a hop above the true length."""
+    sample_rate: int
+    """Of the codec, in Hz."""
+    source_sample_rate: int | None = None
+    source_channels: int | None = None
+    source_format: str | None = None
+    channel: int | None = None
+    rms_db: float | None = None
+    peak: float | None = None
+    clipped_fraction: float | None = None
+    silent_fraction: float | None = None
+    truncated: bool | None = None
 
     @property
     def duration_seconds(self) -> float:
@@ -259,7 +284,7 @@ class TokenizedItem:
     """One row to be: the planned item, which of its rows, what decoding learned, and its codes."""
 
     item: Item
-    facts: AudioFacts
+    facts: AudioFacts | ImportedFacts
     encoded: EncodedItem
     place: RowPlace = RowPlace()
     slice_count: int = 1

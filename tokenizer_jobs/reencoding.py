@@ -270,6 +270,11 @@ def _joined(pieces: Sequence[EncodedItem]) -> EncodedItem:
 
 
 def _load_same_codec(recipe: ResolvedRecipe, *, model: str | None) -> EncodecCodec:
+    if recipe.is_imported:
+        raise ConfigError(
+            "the codes of this output were imported, so that it knows no audio to encode again; `verify` without "
+            "--reencode checks what is stored"
+        )
     codec_recipe = recipe.codec if model is None else recipe.codec.model_copy(update={"model": model, "revision": None})
     codec = load_codec(codec_recipe, device="auto")
     found = codec.describe().weights_sha256

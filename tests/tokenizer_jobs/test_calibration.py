@@ -197,7 +197,7 @@ def test_cpu_seconds_count_children_and_not_waiting() -> None:
     waited = cpu_clock() - begin
     subprocess.run([sys.executable, "-c", program], check=True)
     assert waited < 0.15
-    assert cpu_clock() - begin >= 0.3
+    assert cpu_clock() - begin > 0.25  # children's time comes in ticks of a hundredth
 
 
 def test_a_start_that_fails_says_why(tmp_path: Path) -> None:

@@ -30,7 +30,20 @@ from tokenizer_jobs.decode import AudioTarget, decode_item
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.sources.demo import DemoClips
 
-COMMANDS_FROZEN = ["run", "plan", "status", "verify", "retry", "drop", "decode", "train-codec", "train-lm", "doctor"]
+COMMANDS_FROZEN = [
+    "run",
+    "plan",
+    "status",
+    "verify",
+    "retry",
+    "drop",
+    "decode",
+    "export",
+    "import-codes",
+    "train-codec",
+    "train-lm",
+    "doctor",
+]
 
 FLAGS_FROZEN = [
     "--output",

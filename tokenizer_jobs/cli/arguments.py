@@ -7,6 +7,8 @@ from tokenizer_jobs.cli.flags import add_job_flags
 __all__ = [
     "add_decode_arguments",
     "add_drop_arguments",
+    "add_export_arguments",
+    "add_import_arguments",
     "add_no_arguments",
     "add_plan_arguments",
     "add_retry_arguments",
@@ -111,6 +113,53 @@ def add_decode_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--id", metavar="ID", required=True, help="the row's id, as in its column `id`")
     parser.add_argument("-o", "--wav", metavar="WAV", required=True, help="file to write: WAV, 32-bit float")
     add_model_flag(parser)
+
+
+def add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of `export`."""
+    add_output_arguments(parser)
+    parser.add_argument("destination", metavar="DEST", help="an empty place, or none yet: a local folder or a URL")
+    parser.add_argument(
+        "--to",
+        metavar="FORMAT",
+        required=True,
+        choices=("webdataset", "megatron", "numpy", "arrow", "huggingface"),
+        help="webdataset, megatron, numpy, arrow or huggingface",
+    )
+    parser.add_argument("--snapshot", metavar="N", type=_positive, help="which snapshot (default: the newest)")
+    parser.add_argument("--codebooks", metavar="N", type=_positive, help="only the first N codebooks (default: all)")
+    parser.add_argument("--push", metavar="REPO", help="with huggingface: also upload it to the hub as OWNER/NAME")
+    add_json_flag(parser)
+
+
+def add_import_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of `import-codes`."""
+    parser.add_argument(
+        "dump", metavar="DUMP", nargs="+", help="folder, glob or files of .npy, .npz, .pt, .tar, .parquet or .arrow"
+    )
+    add_output_arguments(parser)
+    parser.add_argument("--codec", metavar="MODEL", help="codec that made the codes: a hub id, a folder, a .th file")
+    parser.add_argument("--revision", metavar="REVISION", help="of a codec of the hub")
+    parser.add_argument("--sample-rate", metavar="HZ", type=_positive, help="of a codec that is not at hand")
+    parser.add_argument("--frame-rate", metavar="HZ", type=float, help="frames per second of such a codec")
+    parser.add_argument("--codebook-size", metavar="N", type=_positive, help="entries of a codebook of such a codec")
+    parser.add_argument("--num-codebooks", metavar="N", type=_positive, help="in the dump (default: guessed)")
+    parser.add_argument(
+        "--layout",
+        metavar="AXES",
+        choices=("KT", "TK", "flat", "flat-by-codebook"),
+        help="of each array: KT, TK, flat (by frame) or flat-by-codebook (default: guessed)",
+    )
+    parser.add_argument(
+        "--offsets",
+        metavar="WHICH",
+        choices=("none", "codebook"),
+        help="none, or codebook: codebook k holds ids from k x size on (default: guessed)",
+    )
+    parser.add_argument("--key", metavar="NAME", help="array in a file, column of a table, or ending in a tar")
+    parser.add_argument("--id", metavar="RULE", help="path, name, or field:NAME (default: guessed)")
+    parser.add_argument("--dry-run", action="store_true", help="only say what was guessed, and why; writes nothing")
+    add_json_flag(parser)
 
 
 def add_model_flag(parser: argparse.ArgumentParser) -> None:

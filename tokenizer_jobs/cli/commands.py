@@ -2,20 +2,18 @@
 
 import argparse
 import shlex
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from tokenizer_jobs.cli.arguments import (
     add_decode_arguments,
     add_drop_arguments,
+    add_export_arguments,
+    add_import_arguments,
     add_no_arguments,
     add_plan_arguments,
     add_retry_arguments,
@@ -24,6 +22,8 @@ from tokenizer_jobs.cli.arguments import (
     add_training_arguments,
     add_verify_arguments,
 )
+from tokenizer_jobs.cli.endings import complain, sigterm_as_interrupt
+from tokenizer_jobs.cli.exchange import export_command, import_command
 from tokenizer_jobs.cli.flags import as_words, override, overrides_in
 from tokenizer_jobs.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ConfigError
 
@@ -108,7 +108,7 @@ def _do(work: "Callable[[Report], RunResult]") -> int:
     from tokenizer_jobs.progress import ProgressDisplay
 
     try:
-        with _sigterm_as_interrupt(), ProgressDisplay(sys.stderr) as display:
+        with sigterm_as_interrupt(), ProgressDisplay(sys.stderr) as display:
             result = work(display.report)
     except KeyboardInterrupt:  # while loading, planning or publishing; with units in hand `run` stops by itself
         print("stopped; nothing is lost, and the same command resumes", file=sys.stderr)
@@ -116,28 +116,8 @@ def _do(work: "Callable[[Report], RunResult]") -> int:
     from tokenizer_jobs.audition import any_row_id
 
     print(run_screen(result, example_id=any_row_id(result.output) if result.snapshot is not None else None))
-    _complain(result.problems)
+    complain(result.problems)
     return result.exit_code
-
-
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end a run as Ctrl-C does wherever the run does not handle it itself, so that the lease is released.
-
-    Outside the main thread, where Python allows no handlers, this does nothing.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -149,7 +129,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     result = plan(config, calibrated=arguments.calibrate, prices=prices)
     words = ["tokenizer-jobs", "run", arguments.config, *as_words(overrides_in(arguments))]
     print(result.model_dump_json() if arguments.json else plan_screen(result, run_command=shlex.join(words)))
-    return _complain(result.problems)
+    return complain(result.problems)
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -178,28 +158,26 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     result = verify(arguments.output, reencode=arguments.reencode, model=arguments.model)
     print(result.model_dump_json() if arguments.json else verify_screen(result))
-    return _complain(result.problems)
-
-
-def _complain(problems: Sequence[str]) -> int:
-    """Put problems on stderr, flushed after what is on stdout; the exit code that they mean."""
-    sys.stdout.flush()
-    for problem in problems:
-        print(f"problem: {problem}", file=sys.stderr)
-    return EXIT_FAILED if problems else EXIT_DONE
+    return complain(result.problems)
 
 
 def _drop(arguments: argparse.Namespace) -> int:
     from tokenizer_jobs.cli.screens import drop_screen
     from tokenizer_jobs.removal import drop
 
-    result = drop(
-        arguments.output,
-        ids=None if arguments.ids is None else _read_ids(arguments.ids),
-        where=arguments.where,
-        missing_ok=arguments.missing_ok,
-        dry_run=arguments.dry_run,
-    )
+    ids = None if arguments.ids is None else _read_ids(arguments.ids)
+    try:
+        with sigterm_as_interrupt():
+            result = drop(
+                arguments.output,
+                ids=ids,
+                where=arguments.where,
+                missing_ok=arguments.missing_ok,
+                dry_run=arguments.dry_run,
+            )
+    except KeyboardInterrupt:
+        print("stopped; the same command finishes it", file=sys.stderr)
+        return EXIT_STOPPED
     print(result.model_dump_json() if arguments.json else drop_screen(result))
     return EXIT_DONE
 
@@ -232,7 +210,7 @@ def _train_codec(arguments: argparse.Namespace) -> int:
 
     job = TrainingJob.load(arguments.config, output=arguments.output)
     try:
-        with _sigterm_as_interrupt():
+        with sigterm_as_interrupt():
             result = train_codec(job, say=_say, max_updates=arguments.max_updates)
     except KeyboardInterrupt:  # before the first update, or a second time
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
@@ -249,7 +227,7 @@ def _train_lm(arguments: argparse.Namespace) -> int:
 
     job = LanguageModelJob.load(arguments.config, output=arguments.output)
     try:
-        with _sigterm_as_interrupt():
+        with sigterm_as_interrupt():
             result = train_language_model(job, say=_say, max_updates=arguments.max_updates)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
@@ -355,6 +333,31 @@ COMMANDS = {
             examples=("tokenizer-jobs decode out/speech --id speaker1/hello.flac -o hello.wav",),
             add_arguments=add_decode_arguments,
             execute=_decode,
+        ),
+        Command(
+            name="export",
+            operands="OUTPUT --to FORMAT DEST",
+            group=_CODES,
+            summary="a snapshot as WebDataset, Megatron, NumPy, Arrow or Hugging Face data set",
+            examples=(
+                "tokenizer-jobs export out/speech --to webdataset out/speech-tars",
+                "tokenizer-jobs export out/speech --to megatron s3://bucket/tokens --codebooks 4",
+            ),
+            add_arguments=add_export_arguments,
+            execute=export_command,
+        ),
+        Command(
+            name="import-codes",
+            operands="DUMP OUTPUT",
+            group=_CODES,
+            summary="make an output of another tool's codes; shows what it guessed of their layout",
+            examples=(
+                "tokenizer-jobs import-codes dump/ out/imported --codec facebook/encodec_24khz --dry-run",
+                "tokenizer-jobs import-codes 'dump/*.npz' out/imported --key codes --sample-rate 24000 "
+                "--frame-rate 75 --codebook-size 1024",
+            ),
+            add_arguments=add_import_arguments,
+            execute=import_command,
         ),
         Command(
             name="train-codec",

@@ -18,12 +18,22 @@ from tokenizer_jobs.wording import (
 )
 
 if TYPE_CHECKING:
+    from tokenizer_jobs.exporting import ExportResult
+    from tokenizer_jobs.importing import ImportResult
     from tokenizer_jobs.reencoding import ReencodeResult
     from tokenizer_jobs.results import Calibration, DropResult, MachineCost, OutputSummary, PlanResult, RunResult
     from tokenizer_jobs.status import Status
     from tokenizer_jobs.verification import VerifyResult
 
-__all__ = ["drop_screen", "plan_screen", "run_screen", "status_screen", "verify_screen"]
+__all__ = [
+    "drop_screen",
+    "export_screen",
+    "import_screen",
+    "plan_screen",
+    "run_screen",
+    "status_screen",
+    "verify_screen",
+]
 
 SHOWN = 5
 """Examples in a list of ids; the JSON form has all of them."""
@@ -198,6 +208,41 @@ def drop_screen(result: "DropResult") -> str:
     facts += [("before", f"{count_text(result.already, 'id')} dropped already")] if result.already else []
     facts += [("receipt", result.receipt)] if result.receipt is not None else []
     facts += [("snapshot", str(result.snapshot))] if result.snapshot is not None else []
+    return "\n".join([head, *_table(facts)])
+
+
+def export_screen(result: "ExportResult") -> str:
+    """What was exported, and to where."""
+    facts = [
+        ("output", f"{result.output}, snapshot {result.snapshot}"),
+        ("export", f"{result.destination}, {result.format}"),
+        (
+            "rows",
+            f"{result.rows:,}, {count_text(result.frames, 'frame')} of {count_text(result.codebooks, 'codebook')}",
+        ),
+        ("size", f"{bytes_text(result.bytes)} in {count_text(result.files, 'file')}"),
+        ("digest", result.digest),
+    ]
+    facts += [("pushed to", result.pushed_to)] if result.pushed_to is not None else []
+    return "\n".join(["done: this export was there already" if result.was_there else "done", *_table(facts)])
+
+
+def import_screen(result: "ImportResult") -> str:
+    """What was understood of a dump, and what was made of it."""
+    head = "would be imported (nothing was written)" if result.dry_run else "failed" if result.problems else "done"
+    facts = [("dump", line) for line in result.evidence]
+    facts += [("codec", result.codec), ("output", result.output)]
+    if result.dry_run:
+        return "\n".join([head, *_table([*facts, ("items", f"{result.items:,}")])])
+    facts += [
+        ("new rows", f"{result.new_rows:,}"),
+        *_totals(result),
+        ("rejects", _rejects(result.rejects, result.rejects_by_reason)),
+    ]
+    facts += (
+        [("changed", f"{count_text(result.changed, 'item')}; their rows stay as they are")] if result.changed else []
+    )
+    facts += [("snapshot", str(result.snapshot)), ("digest", result.digest)]
     return "\n".join([head, *_table(facts)])
 
 

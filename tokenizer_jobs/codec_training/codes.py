@@ -126,6 +126,11 @@ def copy_codes(folder: Path, *, output: str, max_hours: float) -> StoredCodes:
     """
     storage = Storage.at(output)
     recipe = read_recipe(storage)
+    if recipe.has_unknown_codec:
+        raise ConfigError(
+            f"the codes of {output} were imported without a codec, and a language model belongs to one; import them "
+            "again with --codec MODEL"
+        )
     index = folder / "index.json"
     if not index.exists():
         _copy(folder, storage, recipe=recipe, output=output, max_hours=max_hours)

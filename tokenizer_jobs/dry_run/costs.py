@@ -80,7 +80,7 @@ def fit_stages(units: Sequence[MeasuredUnit]) -> dict[str, StageCost]:
 
 
 def fit_with_first(units: Sequence[MeasuredUnit], *, lanes: int) -> tuple[dict[str, StageCost], float]:
-    """Fit the cost of each stage to all but the first unit of each lane, which a lane begins with: it starts helpers.
+    """Fit the cost of each stage to all but the first unit of each lane, which a lane begins with: it starts children.
 
     Args:
         units: In the order in which they began.

@@ -10,6 +10,7 @@ from tokenizer_jobs.encoding.encodec import (
     describe_codec,
     limit_torch_threads,
     load_codec,
+    offered_bandwidths,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "describe_codec",
     "limit_torch_threads",
     "load_codec",
+    "offered_bandwidths",
 ]

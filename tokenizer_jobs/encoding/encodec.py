@@ -37,6 +37,7 @@ __all__ = [
     "describe_codec",
     "limit_torch_threads",
     "load_codec",
+    "offered_bandwidths",
 ]
 
 _FRAMES_OF_A_START = 7
@@ -75,6 +76,16 @@ def describe_codec(recipe: CodecRecipe) -> CodecFacts:
         ConfigError: the model cannot be found or read, or does not offer the bandwidth.
     """
     return _facts(_load_model(recipe), recipe)
+
+
+def offered_bandwidths(model: str, *, revision: str | None = None) -> dict[int, float]:
+    """The bandwidths in kbit/s that a codec offers, by the number of codebooks that each uses.
+
+    Raises:
+        ConfigError: the model cannot be found or read.
+    """
+    config = _read_model(model, revision).config
+    return {config.n_q_for(bandwidth): bandwidth for bandwidth in config.target_bandwidths}
 
 
 def load_codec(recipe: CodecRecipe, *, device: DeviceName) -> "EncodecCodec":
@@ -125,10 +136,7 @@ def _streamed(decoder: StreamingDecoder, codes: Codes) -> Iterator[torch.Tensor]
 
 @lru_cache(maxsize=1)
 def _load_model(recipe: CodecRecipe) -> EncodecModel:
-    try:
-        model = EncodecModel.from_pretrained(recipe.model, revision=recipe.revision)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"recipe.codec.model = {recipe.model!r} cannot be loaded: {error}") from error
+    model = _read_model(recipe.model, recipe.revision)
     offered = model.config.target_bandwidths
     if recipe.bandwidth_kbps not in offered:
         raise ConfigError(
@@ -136,6 +144,13 @@ def _load_model(recipe: CodecRecipe) -> EncodecModel:
             f"choose one of {', '.join(f'{bandwidth:g}' for bandwidth in offered)}"
         )
     return model
+
+
+def _read_model(model: str, revision: str | None) -> EncodecModel:
+    try:
+        return EncodecModel.from_pretrained(model, revision=revision)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"recipe.codec.model = {model!r} cannot be loaded: {error}") from error
 
 
 class EncodecCodec:

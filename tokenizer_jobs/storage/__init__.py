@@ -2,7 +2,7 @@
 
 from tokenizer_jobs.storage.faults import local_write_faults
 from tokenizer_jobs.storage.inputs import SkippedEntry, SourceFile, list_source_files, open_source, stat_source
-from tokenizer_jobs.storage.outputs import STAGING_FOLDER, Storage, StoredFile, staged_by_the_dead
+from tokenizer_jobs.storage.outputs import STAGING_FOLDER, Storage, StoredFile, staged_by_the_dead, staging_name
 from tokenizer_jobs.storage.urls import is_url, local_path, public_uri
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "open_source",
     "public_uri",
     "staged_by_the_dead",
+    "staging_name",
     "stat_source",
 ]

@@ -1,0 +1,535 @@
+"""Laws of patterns: inverses, causality, numpy = torch, batch = one by one; and equality with the published ones."""
+
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokenizer_jobs.errors import ConfigError
+from tokenizer_jobs.training import (
+    CoarseFirstPattern,
+    DelayPattern,
+    FlattenPattern,
+    ParallelPattern,
+    Pattern,
+    ValleArPattern,
+    ValleNarPattern,
+)
+from tokenizer_jobs.training.patterns import NEXT_FREE_ID
+
+SIZE = 16
+IntArray = npt.NDArray[np.int64]
+NAR_SEED = 7
+
+
+@st.composite
+def delays(draw: st.DrawFn, num_codebooks: int) -> Pattern:
+    late = draw(st.lists(st.integers(0, 5), min_size=num_codebooks, max_size=num_codebooks))
+    chosen = draw(st.sampled_from([None, tuple(late)]))
+    return DelayPattern(pad_id=SIZE, delays=chosen, eos_id=draw(st.sampled_from([None, SIZE + 1])))
+
+
+@st.composite
+def streams(draw: st.DrawFn, num_codebooks: int) -> Pattern:
+    bos_id, eos_id = (draw(st.sampled_from([None, NEXT_FREE_ID])) for _ in range(2))
+    num_coarse = draw(st.integers(1, num_codebooks))
+    made: list[FlattenPattern | CoarseFirstPattern | ValleArPattern] = [
+        FlattenPattern(num_codebooks=num_codebooks, codebook_size=SIZE, bos_id=bos_id, eos_id=eos_id),
+        CoarseFirstPattern(
+            num_codebooks=num_codebooks, num_coarse=num_coarse, codebook_size=SIZE, bos_id=bos_id, eos_id=eos_id
+        ),
+        ValleArPattern(codebook_size=SIZE, bos_id=bos_id, eos_id=eos_id),
+    ]
+    return draw(st.sampled_from(made))
+
+
+@st.composite
+def next_token_patterns(draw: st.DrawFn, num_codebooks: int) -> Pattern:
+    parallel = ParallelPattern(pad_id=SIZE + 1, codebook_size=SIZE, eos_id=draw(st.sampled_from([None, SIZE])))
+    return draw(st.one_of(delays(num_codebooks), streams(num_codebooks), st.just(parallel)))
+
+
+@st.composite
+def patterns(draw: st.DrawFn, num_codebooks: int) -> Pattern:
+    levels: list[int | None] = [None, *range(1, num_codebooks)]
+    nar = st.sampled_from(levels).map(lambda level: ValleNarPattern(pad_id=SIZE, level=level))
+    return draw(st.one_of(next_token_patterns(num_codebooks), nar) if num_codebooks > 1 else next_token_patterns(1))
+
+
+def random_codes(*shape: int, seed: int) -> npt.NDArray[np.uint16]:
+    return np.random.default_rng(seed).integers(0, SIZE, shape).astype(np.uint16)
+
+
+def inverted(pattern: Pattern, codes: npt.NDArray[Any], tokens: IntArray) -> npt.NDArray[Any]:
+    """What the inverse promises: all codebooks, or the one that a pattern of VALL-E holds."""
+    if isinstance(pattern, ValleArPattern):
+        return codes[:1]
+    if isinstance(pattern, ValleNarPattern):
+        level = int(pattern.levels(tokens))
+        return codes[level : level + 1] if level > 0 else codes[:1]  # without frames there is no level to see
+    return codes
+
+
+CODEBOOKS, FRAMES, SEEDS = st.integers(1, 9), st.integers(0, 40), st.integers(0, 1000)
+
+
+@given(st.data(), CODEBOOKS, FRAMES, SEEDS)
+@settings(max_examples=200, deadline=None)
+def test_the_inverse_gives_the_codes(data: st.DataObject, num_codebooks: int, num_frames: int, seed: int) -> None:
+    pattern, codes = data.draw(patterns(num_codebooks)), random_codes(num_codebooks, num_frames, seed=seed)
+    tokens = pattern.apply(codes, seed=NAR_SEED)
+    assert tokens.dtype == np.int64
+    assert tokens.shape[-1] == pattern.num_tokens(num_frames, num_codebooks=num_codebooks)
+    back = pattern.invert(tokens)
+    assert back.dtype == np.int64
+    assert np.array_equal(back, inverted(pattern, codes, tokens))
+
+
+@given(st.data(), CODEBOOKS, FRAMES, SEEDS)
+@settings(max_examples=100, deadline=None)
+def test_torch_gives_what_numpy_gives(data: st.DataObject, num_codebooks: int, num_frames: int, seed: int) -> None:
+    pattern, codes = data.draw(patterns(num_codebooks)), random_codes(2, num_codebooks, num_frames, seed=seed)
+    lengths = data.draw(st.one_of(st.none(), st.lists(st.integers(0, num_frames), min_size=2, max_size=2)))
+    of_numpy = pattern.apply(codes, lengths=lengths, seed=NAR_SEED)
+    dtype = data.draw(st.sampled_from([torch.uint16, torch.int32, torch.int64]))
+    given_lengths = None if lengths is None else torch.tensor(lengths)
+    of_torch = pattern.apply(torch.from_numpy(codes).to(dtype), lengths=given_lengths, seed=NAR_SEED)
+    assert of_torch.dtype == torch.int64
+    assert of_torch.is_contiguous()
+    assert np.array_equal(of_torch.numpy(), of_numpy)
+    if lengths is not None or not isinstance(pattern, ValleNarPattern):
+        assert np.array_equal(
+            pattern.invert(of_torch, lengths=lengths).numpy(), pattern.invert(of_numpy, lengths=lengths)
+        )
+    for name in ("inputs", "targets", "loss_weights"):
+        torchs, numpys = getattr(pattern.supervise(of_torch), name), getattr(pattern.supervise(of_numpy), name)
+        assert str(torchs.dtype) == f"torch.{numpys.dtype}"
+        assert np.array_equal(torchs.numpy(), numpys)
+
+
+@given(st.data(), CODEBOOKS, FRAMES, SEEDS)
+@settings(max_examples=150, deadline=None)
+def test_a_batch_holds_each_items_own_tokens_padded_on_the_right(
+    data: st.DataObject, num_codebooks: int, num_frames: int, seed: int
+) -> None:
+    pattern = data.draw(patterns(num_codebooks))
+    if isinstance(pattern, ValleNarPattern) and pattern.level is None:
+        pattern = replace(pattern, level=1)  # a batch draws a level for each
+    codes = random_codes(3, num_codebooks, num_frames, seed=seed).astype(np.int64)
+    lengths = data.draw(st.lists(st.integers(0, num_frames), min_size=3, max_size=3))
+    for item, length in zip(codes, lengths, strict=True):
+        item[:, length:] = -77  # what stands past an item's end does not matter
+    tokens = pattern.apply(codes, lengths=lengths)
+    back = pattern.invert(tokens, lengths=lengths)
+    for row, item, restored, length in zip(tokens, codes, back, lengths, strict=True):
+        alone = pattern.apply(item[:, :length])
+        assert np.array_equal(row[..., : alone.shape[-1]], alone)
+        assert (row[..., alone.shape[-1] :] == pattern.pad_id).all()
+        assert np.array_equal(restored[:, :length], inverted(pattern, item[:, :length], alone))
+        assert (restored[:, length:] == 0).all()
+
+
+@given(st.data(), CODEBOOKS, st.integers(1, 40), SEEDS)
+@settings(max_examples=100, deadline=None)
+def test_every_code_and_every_end_is_a_target_once_and_nothing_else_is(
+    data: st.DataObject, num_codebooks: int, num_frames: int, seed: int
+) -> None:
+    pattern = data.draw(next_token_patterns(num_codebooks))
+    codes = random_codes(2, num_codebooks, num_frames, seed=seed)
+    lengths = np.array([num_frames, data.draw(st.integers(0, num_frames))])
+    tokens = pattern.apply(codes, lengths=lengths)
+    has_eos = getattr(pattern, "eos_id", None) is not None
+    is_stream = tokens.ndim == 2
+    num_streamed = 1 if isinstance(pattern, ValleArPattern) else num_codebooks
+    ends = has_eos * (1 if is_stream else num_codebooks)
+    assert pattern.mask(tokens).sum() == num_streamed * lengths.sum()
+    assert pattern.loss_weights(tokens).sum() == num_streamed * lengths.sum() + 2 * ends
+    # Shifted, a code that nothing stands before is given, not predicted: that is the first of a stream without a start.
+    unseen = int(((pattern.loss_weights(tokens)[..., 0]) > 0).sum())
+    step = pattern.supervise(tokens)
+    assert step.loss_weights.sum() == pattern.loss_weights(tokens).sum() - unseen
+    assert unseen == 0 or (is_stream and getattr(pattern, "bos_id", None) is None)
+    assert step.inputs.shape == step.targets.shape == step.loss_weights.shape
+    assert np.array_equal(step.inputs[..., 1:], step.targets[..., :-1])
+    assert (tokens < pattern.vocabulary_size).all()
+
+
+@given(st.data(), CODEBOOKS, st.integers(1, 40), SEEDS)
+@settings(max_examples=100, deadline=None)
+def test_a_delayed_column_holds_nothing_of_later_frames(
+    data: st.DataObject, num_codebooks: int, num_frames: int, seed: int
+) -> None:
+    late = tuple(data.draw(st.lists(st.integers(0, 4), min_size=num_codebooks, max_size=num_codebooks)))
+    pattern = DelayPattern(pad_id=SIZE, delays=data.draw(st.sampled_from([None, late])))
+    frame = data.draw(st.integers(0, num_frames - 1))
+    codes = random_codes(num_codebooks, num_frames, seed=seed)
+    changed = codes.copy()
+    changed[:, frame:] = (changed[:, frame:] + 1) % SIZE
+    differs = pattern.apply(codes) != pattern.apply(changed)
+    for codebook, delay in enumerate(pattern.delays_of(num_codebooks)):
+        assert not differs[codebook, : frame + delay + 1].any()
+        assert differs[codebook, frame + delay + 1 : num_frames + delay + 1].all()
+
+
+@given(CODEBOOKS, st.integers(1, 9), st.integers(1, 40))
+@settings(max_examples=50, deadline=None)
+def test_no_two_codebooks_of_a_stream_share_an_id(num_codebooks: int, num_coarse: int, codebook_size: int) -> None:
+    each = np.tile(np.arange(codebook_size), (num_codebooks, 1))  # every code of every codebook once
+    pattern = CoarseFirstPattern(
+        num_codebooks=num_codebooks,
+        num_coarse=min(num_coarse, num_codebooks),
+        codebook_size=codebook_size,
+        bos_id=NEXT_FREE_ID,
+        eos_id=NEXT_FREE_ID,
+    )
+    tokens = pattern.apply(each)
+    assert sorted(tokens[pattern.mask(tokens)]) == list(range(num_codebooks * codebook_size))
+    assert sorted([pattern.pad_id, pattern.bos_id or 0, pattern.eos_id or 0])[0] == num_codebooks * codebook_size
+    assert len({pattern.pad_id, pattern.bos_id, pattern.eos_id}) == 3
+    assert pattern.vocabulary_size == num_codebooks * codebook_size + 3
+
+
+@given(CODEBOOKS, st.integers(0, 20), st.integers(1, 9), SEEDS)
+@settings(max_examples=50, deadline=None)
+def test_streams_are_those_of_the_papers_loops(num_codebooks: int, num_frames: int, coarse: int, seed: int) -> None:
+    codes, coarse = random_codes(num_codebooks, num_frames, seed=seed), min(coarse, num_codebooks)
+    flat, halves = list[int](), list[int]()
+    for frame in range(num_frames):
+        flat += [codebook * SIZE + int(codes[codebook, frame]) for codebook in range(num_codebooks)]
+    for section in (range(coarse), range(coarse, num_codebooks)):
+        for frame in range(num_frames):
+            halves += [codebook * SIZE + int(codes[codebook, frame]) for codebook in section]
+    assert FlattenPattern(num_codebooks=num_codebooks, codebook_size=SIZE).apply(codes).tolist() == flat
+    pattern = CoarseFirstPattern(num_codebooks=num_codebooks, num_coarse=coarse, codebook_size=SIZE)
+    assert pattern.apply(codes).tolist() == halves
+
+
+def test_delay_is_drawn_as_documented() -> None:
+    codes = np.arange(12).reshape(3, 4)
+    tokens = DelayPattern(pad_id=99, eos_id=98, codebook_size=12).apply(codes)
+    assert tokens.tolist() == [
+        [99, 0, 1, 2, 3, 98, 99, 99],
+        [99, 99, 4, 5, 6, 7, 98, 99],
+        [99, 99, 99, 8, 9, 10, 11, 98],
+    ]
+
+
+# VALL-E
+
+
+@given(st.integers(2, 9), st.integers(1, 20), SEEDS)
+@settings(max_examples=50, deadline=None)
+def test_nar_reads_the_codebooks_below_its_level_and_predicts_the_levels(
+    num_codebooks: int, num_frames: int, seed: int
+) -> None:
+    codes = random_codes(num_codebooks, num_frames, seed=seed)
+    pattern = ValleNarPattern(pad_id=SIZE)
+    tokens = pattern.apply(codes, seed=seed)
+    level = int(pattern.levels(tokens))
+    step = pattern.supervise(tokens)
+    assert np.array_equal(step.inputs[:level], codes[:level])
+    assert (step.inputs[level:] == SIZE).all()
+    assert np.array_equal(step.targets, codes[level])
+    assert (step.loss_weights == 1).all()
+    weights = pattern.loss_weights(tokens)
+    assert (weights[level] == 1).all()
+    assert weights.sum() == num_frames
+    assert np.array_equal(replace(pattern, level=level).apply(codes), tokens)
+
+
+def test_nar_levels_are_drawn_by_the_seed_each_as_often() -> None:
+    pattern = ValleNarPattern(pad_id=SIZE)
+    codes = random_codes(4000, 5, 3, seed=0)
+    levels = pattern.levels(pattern.apply(codes, seed=11))
+    assert np.array_equal(levels, pattern.levels(pattern.apply(codes, seed=11)))
+    assert not np.array_equal(levels, pattern.levels(pattern.apply(codes, seed=12)))
+    counts = np.bincount(levels, minlength=5)
+    assert counts[0] == 0
+    # 1,000 each are expected, with a standard deviation of 27.
+    assert (abs(counts[1:] - 1000) < 150).all()
+    generator = np.random.default_rng(11)
+    drawn = [pattern.levels(pattern.apply(codes, seed=generator)) for _ in range(2)]
+    assert np.array_equal(drawn[0], levels)
+    assert not np.array_equal(drawn[0], drawn[1])
+
+
+def test_an_item_without_frames_weighs_nothing_in_a_batch_of_nar() -> None:
+    codes = random_codes(2, 4, 3, seed=0)
+    pattern = ValleNarPattern(pad_id=SIZE, level=2)
+    step = pattern.supervise(pattern.apply(codes, lengths=[3, 0]))
+    assert step.loss_weights.tolist() == [[1, 1, 1], [0, 0, 0]]
+    assert (step.targets[1] == SIZE).all()
+
+
+# The published ones
+
+
+@pytest.fixture(scope="module")
+def musicgen() -> Callable[[int, int], Any]:
+    """MusicGen's decoder of transformers, of 2,048 ids and as small as it gets."""
+    from transformers import MusicgenForCausalLM
+    from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
+
+    def make(num_codebooks: int, audio_channels: int) -> Any:
+        config = MusicgenDecoderConfig(
+            num_codebooks=num_codebooks,
+            audio_channels=audio_channels,
+            hidden_size=8,
+            ffn_dim=8,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+        )
+        with torch.random.fork_rng(devices=[]):
+            return MusicgenForCausalLM(config).eval()
+
+    return make
+
+
+def musicgens(model: Any, codes: torch.Tensor, *, num_tokens: int, pad_id: int) -> torch.Tensor:
+    """What transformers' generation would hold, had it predicted the codes: its mask, filled in by its own rule."""
+    batch, num_codebooks, _ = codes.shape
+    start = torch.full((batch * num_codebooks, 1), pad_id)
+    flat = torch.cat([start, codes.reshape(batch * num_codebooks, -1)], dim=1)
+    _, mask = model.build_delay_pattern_mask(flat, pad_token_id=pad_id, max_length=num_tokens)
+    return model.apply_delay_pattern_mask(mask, mask).reshape(batch, num_codebooks, num_tokens)  # type: ignore[no-any-return]
+
+
+# With fewer frames than codebooks - 1 transformers gives up and shifts nothing.
+@pytest.mark.parametrize(("num_codebooks", "num_frames"), [(1, 1), (2, 1), (4, 3), (4, 4), (4, 50), (8, 7), (8, 512)])
+def test_delay_is_that_of_musicgen_in_transformers(
+    musicgen: Callable[[int, int], Any], num_codebooks: int, num_frames: int
+) -> None:
+    codes = torch.from_numpy(np.random.default_rng(num_frames).integers(0, 2048, (3, num_codebooks, num_frames)))
+    tokens = DelayPattern(pad_id=2048).apply(codes)
+    assert tokens.shape == (3, num_codebooks, num_frames + num_codebooks)
+    expected = musicgens(musicgen(num_codebooks, 1), codes, num_tokens=num_frames + num_codebooks, pad_id=2048)
+    assert torch.equal(tokens, expected)
+
+
+@pytest.mark.parametrize("num_frames", [3, 4, 50])
+def test_paired_delays_are_those_of_stereo_musicgen_in_transformers(
+    musicgen: Callable[[int, int], Any], num_frames: int
+) -> None:
+    codes = torch.from_numpy(np.random.default_rng(num_frames).integers(0, 2048, (2, 8, num_frames)))
+    tokens = DelayPattern(pad_id=2048, delays=(0, 0, 1, 1, 2, 2, 3, 3)).apply(codes)
+    expected = musicgens(musicgen(8, 2), codes, num_tokens=num_frames + 4, pad_id=2048)
+    assert torch.equal(tokens, expected)
+
+
+def test_musicgen_counts_the_loss_of_the_targets_that_weigh(musicgen: Callable[[int, int], Any]) -> None:
+    model = musicgen(4, 1)
+    pattern = DelayPattern(pad_id=2048)
+    codes = torch.from_numpy(np.random.default_rng(0).integers(0, 2048, (2, 4, 9)))
+    step = pattern.supervise(pattern.apply(codes, lengths=[9, 5]))
+    with torch.no_grad():
+        logits = model(input_ids=step.inputs.reshape(8, -1)).logits.reshape(2, 4, -1, 2048)
+        # transformers makes the inputs of the labels itself: the start, and the labels but the last.
+        theirs = model(labels=step.targets.transpose(1, 2)).loss
+    losses = torch.nn.functional.cross_entropy(
+        logits.permute(0, 3, 1, 2), step.targets.where(step.loss_weights > 0, 0), reduction="none"
+    )
+    ours = [(losses * step.loss_weights)[:, k].sum() / step.loss_weights[:, k].sum() for k in range(4)]
+    # It means over codebooks, each the mean over its own codes; float32 sums in another order.
+    torch.testing.assert_close(torch.stack(ours).mean(), theirs, rtol=1e-5, atol=0)
+
+
+def test_delays_of_moshi_are_those_of_its_rule() -> None:
+    codes = random_codes(8, 20, seed=3).astype(np.int64)
+    tokens = DelayPattern(pad_id=SIZE, delays=(0, *[1] * 7)).apply(codes)
+    # Moshi rolls each codebook by its delay, overwrites what came round with the start token, and puts a start before.
+    rolled = np.stack([np.roll(row, 0 if k == 0 else 1) for k, row in enumerate(codes)])
+    rolled[1:, 0] = SIZE
+    assert np.array_equal(tokens[:, :21], np.concatenate([np.full((8, 1), SIZE), rolled], axis=1))
+    assert np.array_equal(tokens[:, 21], [SIZE, *codes[1:, -1]])  # the frames that it cuts off
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 13])
+@pytest.mark.parametrize("name", ["parallel", "delay", "delays", "flatten", "coarse-first", "halves"])
+def test_patterns_are_those_of_audiocrafts_providers(name: str, num_frames: int) -> None:
+    theirs = pytest.importorskip(
+        "audiocraft.modules.codebooks_patterns",
+        reason="audiocraft is not installed, or lacks what it imports",
+        exc_type=ImportError,
+    )
+    codes = torch.from_numpy(random_codes(1, 4, num_frames, seed=num_frames).astype(np.int64))
+    ours: dict[str, tuple[Pattern, Any]] = {
+        "parallel": (ParallelPattern(pad_id=SIZE), theirs.ParallelPatternProvider(4)),
+        "delay": (DelayPattern(pad_id=SIZE), theirs.DelayedPatternProvider(4)),
+        "delays": (
+            DelayPattern(pad_id=SIZE, delays=(0, 0, 2, 3)),
+            theirs.DelayedPatternProvider(4, delays=[0, 0, 2, 3]),
+        ),
+        "flatten": (FlattenPattern(num_codebooks=4, codebook_size=SIZE), theirs.UnrolledPatternProvider(4)),
+        "coarse-first": (
+            CoarseFirstPattern(num_codebooks=4, num_coarse=1, codebook_size=SIZE),
+            theirs.CoarseFirstPattern(4),
+        ),
+        "halves": (
+            CoarseFirstPattern(num_codebooks=4, num_coarse=2, codebook_size=SIZE),
+            theirs.MusicLMPattern(4, group_by=2),
+        ),
+    }
+    pattern, provider = ours[name]
+    published, _, filled = provider.get_pattern(num_frames).build_pattern_sequence(codes, special_token=SIZE)
+    tokens = pattern.apply(codes)
+    if tokens.ndim == 3:
+        assert torch.equal(tokens, published)
+    else:
+        # Its layout keeps a row for each codebook; read column by column, downwards, it is our stream. (Its
+        # coarse-first predicts the fine codebooks of a frame at one step, in the same order.)
+        codebooks = filled.T.nonzero()[:, 1]
+        assert torch.equal(tokens[0], published[0].T[filled.T] + codebooks * SIZE)
+
+
+def test_patterns_travel_between_processes() -> None:
+    for pattern in (
+        DelayPattern(delays=(0, 1)),
+        ParallelPattern(eos_id=1025),
+        FlattenPattern(num_codebooks=4, eos_id=NEXT_FREE_ID),
+        CoarseFirstPattern(num_codebooks=4, num_coarse=1),
+        ValleArPattern(),
+        ValleNarPattern(level=1),
+    ):
+        assert pickle.loads(pickle.dumps(pattern)) == pattern
+        assert isinstance(pattern, Pattern)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda: DelayPattern(pad_id=1000, codebook_size=1024),
+            "pad_id = 1000 lies inside the range of codes, 0 to 1023",
+        ),
+        (lambda: DelayPattern(pad_id=1025, eos_id=1024), "eos_id = 1024 lies inside"),
+        (lambda: DelayPattern(eos_id=1024), "pad_id and eos_id are both 1024"),
+        (lambda: DelayPattern(delays=(0, -1)), r"delays = \(0, -1\) must be"),
+        (lambda: DelayPattern(pad_id=-1), "codebook_size leaves -1 ids for codes"),
+        (
+            lambda: FlattenPattern(num_codebooks=2, pad_id=1024),
+            "pad_id = 1024 lies inside the range of codes, 0 to 2047",
+        ),
+        (lambda: FlattenPattern(num_codebooks=0), "num_codebooks = 0"),
+        (lambda: FlattenPattern(num_codebooks=1, codebook_size=0), "codebook_size = 0"),
+        (
+            lambda: CoarseFirstPattern(num_codebooks=4, num_coarse=5),
+            "num_coarse = 5 must be from 1 to num_codebooks = 4",
+        ),
+        (lambda: ValleArPattern(eos_id=3), "eos_id = 3 lies inside"),
+        (lambda: ValleNarPattern(level=0), "level = 0 must be 1 or above"),
+    ],
+)
+def test_a_pattern_that_cannot_be_is_refused(make: Callable[[], Pattern], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make()
+
+
+CODES = np.zeros((4, 3), dtype=np.int64)
+ALL: list[Pattern] = [
+    DelayPattern(),
+    ParallelPattern(),
+    FlattenPattern(num_codebooks=4),
+    CoarseFirstPattern(num_codebooks=4, num_coarse=2),
+    ValleArPattern(),
+    ValleNarPattern(level=1),
+]
+
+
+def named(pattern: Pattern) -> str:
+    return type(pattern).__name__
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+@pytest.mark.parametrize("pattern", ALL, ids=named)
+def test_codes_out_of_range_are_refused(pattern: Pattern, kind: str) -> None:
+    for wrong, words in ((1024, "codes hold 1024 where a code below codebook_size = 1024"), (-1, "codes hold -1")):
+        codes = CODES.copy()
+        codes[0, 1] = wrong
+        with pytest.raises(ConfigError, match=words):
+            pattern.apply(codes) if kind == "numpy" else pattern.apply(torch.from_numpy(codes))
+
+
+@pytest.mark.parametrize("pattern", ALL, ids=named)
+def test_what_are_no_codes_is_refused(pattern: Pattern) -> None:
+    with pytest.raises(ConfigError, match=r"codes is float64 \[4, 3\]; expected integers"):
+        pattern.apply(CODES.astype(float))
+    with pytest.raises(ConfigError, match=r"codes is int64 \[3\]"):
+        pattern.apply(torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(ConfigError, match="codes is list"):
+        pattern.apply([[1]])  # type: ignore[type-var]
+    with pytest.raises(ConfigError, match=r"codes is int64 \[0, 3\]"):
+        pattern.apply(CODES[:0])
+    with pytest.raises(ConfigError, match=r"tokens is float64"):
+        pattern.invert(CODES.astype(float))
+
+
+@pytest.mark.parametrize("pattern", ALL, ids=named)
+def test_lengths_that_do_not_fit_are_refused(pattern: Pattern) -> None:
+    for lengths in ([1], [4, 4], [0, -1], [1.0, 2.0]):
+        with pytest.raises(ConfigError, match="lengths"):
+            pattern.apply(np.stack([CODES, CODES]), lengths=lengths)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="none for a single item"):
+        pattern.apply(CODES, lengths=[3])
+
+
+@pytest.mark.parametrize("pattern", ALL, ids=named)
+def test_a_special_token_in_the_place_of_a_code_is_refused_by_the_inverse(pattern: Pattern) -> None:
+    tokens = pattern.apply(np.stack([CODES, CODES]), lengths=[3, 2])
+    with pytest.raises(ConfigError, match=r"tokens hold \d{4} "):
+        pattern.invert(tokens)
+    assert not pattern.invert(tokens, lengths=[3, 2]).any()
+
+
+def test_the_inverse_does_not_look_into_holes() -> None:
+    pattern = DelayPattern()
+    tokens = pattern.apply(CODES)
+    tokens[tokens == pattern.pad_id] = 17
+    assert np.array_equal(pattern.invert(tokens), CODES)
+
+
+def test_a_codebooks_id_in_the_place_of_another_is_refused() -> None:
+    pattern = FlattenPattern(num_codebooks=4)
+    tokens = pattern.apply(CODES)
+    tokens[1] = 5
+    with pytest.raises(ConfigError, match="tokens hold 5 in a place of another codebook"):
+        pattern.invert(tokens)
+
+
+def test_shapes_of_other_patterns_are_refused_by_the_inverse() -> None:
+    with pytest.raises(ConfigError, match="tokens has 2 columns"):
+        DelayPattern().invert(CODES[:, :2])
+    with pytest.raises(ConfigError, match="tokens has 13 of them; expected 4 for each frame and 0"):
+        FlattenPattern(num_codebooks=4).invert(np.zeros(13, dtype=np.int64))
+    with pytest.raises(ConfigError, match="tokens has 1 of them"):
+        ValleArPattern().invert(np.zeros(1, dtype=np.int64))
+
+
+def test_codebooks_that_a_pattern_is_not_made_for_are_refused() -> None:
+    with pytest.raises(ConfigError, match="num_codebooks = 8 and there are 4 codebooks"):
+        FlattenPattern(num_codebooks=8).apply(CODES)
+    with pytest.raises(ConfigError, match=r"delays = \(0, 1\) is for 2 codebooks, there are 4"):
+        DelayPattern(delays=(0, 1)).apply(CODES)
+    with pytest.raises(ConfigError, match="level = 4 and there are 4 codebooks"):
+        ValleNarPattern(level=4).apply(CODES)
+    with pytest.raises(ConfigError, match="a level needs one below it"):
+        ValleNarPattern().apply(CODES[:1], seed=0)
+    with pytest.raises(ConfigError, match="neither a level nor a seed"):
+        ValleNarPattern().apply(CODES)
+
+
+def test_tokens_stay_on_the_gpu(gpu: Any) -> None:
+    for pattern in ALL:
+        tokens = pattern.apply(torch.from_numpy(CODES).to(gpu))
+        step = pattern.supervise(tokens)
+        assert {tokens.device, pattern.invert(tokens).device, step.targets.device, step.loss_weights.device} == {gpu}
+        assert np.array_equal(tokens.cpu().numpy(), pattern.apply(CODES))
