@@ -2,8 +2,7 @@
 
 import pickle
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
-from torch.utils.data._utils import worker as torch_worker
 
+from tests.tokenizer_jobs.token_crews import Crew, opened
 from tests.tokenizer_jobs.token_outputs import codes_of, grow_output, write_output
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.storage import Storage
-from tokenizer_jobs.training.dataset import TokenDataset
 from tokenizer_jobs.training.dealing import Sample
 from tokenizer_jobs.training.patterns import DelayPattern, FlattenPattern
 
@@ -35,52 +33,6 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("tokens") / "out"
     write_output(folder, UNITS)
     return str(folder)
-
-
-def opened(output: str, **arguments: Any) -> TokenDataset:
-    return TokenDataset(output, **{"seed": 5, "num_strands": 3, "buffer_rows": 9, "crop_frames": 12} | arguments)
-
-
-@contextmanager
-def as_worker(number: int, num_workers: int, dataset: TokenDataset) -> Iterator[None]:
-    info = torch_worker.WorkerInfo(id=number, num_workers=num_workers, seed=0, dataset=dataset)
-    before, torch_worker._worker_info = torch_worker._worker_info, info
-    try:
-        yield
-    finally:
-        torch_worker._worker_info = before
-
-
-class Crew:
-    """All workers of all ranks, one after the other in this process."""
-
-    def __init__(
-        self, output: str, world_size: int, num_workers: int, *, state: Any = None, epoch: int = 0, **arguments: Any
-    ) -> None:
-        self.passes: list[tuple[TokenDataset, Iterator[Sample]]] = []
-        for worker in range(num_workers):
-            for rank in range(world_size):
-                dataset = opened(output, rank=rank, world_size=world_size, **arguments)
-                dataset.set_epoch(epoch)
-                if state is not None:
-                    dataset.load_state_dict(state)
-                with as_worker(worker, num_workers, dataset):
-                    self.passes.append((dataset, iter(dataset)))
-
-    def take(self, steps: Sequence[int]) -> list[Sample]:
-        return [sample for (_, own), count in zip(self.passes, steps, strict=True) for sample in islice(own, count)]
-
-    def rest(self) -> list[Sample]:
-        """Round by round, the global sequence."""
-        taken, going = list[Sample](), [own for _, own in self.passes]
-        while going:
-            samples = [(own, next(own, None)) for own in going]
-            taken.extend(sample for _, sample in samples if sample is not None)
-            going = [own for own, sample in samples if sample is not None]
-        return taken
-
-    def state(self) -> dict[str, Any]:
-        return self.passes[0][0].merge_states([dataset.state_dict() for dataset, _ in self.passes])
 
 
 def told(sample: Sample) -> tuple[Any, ...]:
