@@ -10,6 +10,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from tests.tokenizer_jobs.object_stores import serve_objects
 from tokenizer_jobs.storage import Storage
 
 REPOSITORY = Path(__file__).parents[2]
@@ -49,6 +50,12 @@ def unprivileged() -> Iterator[Path]:
             if path.is_dir():
                 path.chmod(0o700)
         shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[str]:
+    """The URL of a store that speaks S3; its content is everybody's, so names in it are drawn."""
+    yield from serve_objects()
 
 
 @pytest.fixture(params=["local", "memory"])

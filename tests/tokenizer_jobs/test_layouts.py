@@ -2,15 +2,11 @@
 
 import os
 import signal
-import subprocess
-import sys
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.tokenizer_jobs.conftest import REPOSITORY
 from tests.tokenizer_jobs.layouts import LAYOUTS, add_part, few_clips
 from tests.tokenizer_jobs.test_job import Killed, job, rows, wait_until
 from tokenizer_jobs.job import run
@@ -30,18 +26,6 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return by_name(folder / "out")
 
 
-@pytest.fixture(scope="module")
-def store() -> Iterator[str]:
-    """The address of an S3 server."""
-    pytest.importorskip("s3fs", reason="s3fs is not installed: sources in a bucket are not tested")
-    words = [sys.executable, "-m", "benchmarks.loopback_s3", "--latency-ms", "1"]
-    process = subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-    process.terminate()
-    process.communicate()
-
-
 @pytest.fixture(params=["local", "memory", "s3"])
 def location(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "local":
@@ -49,7 +33,7 @@ def location(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
     if request.param == "memory":
         return f"memory://{uuid.uuid4().hex}"
     for name, value in (
-        ("ENDPOINT_URL", request.getfixturevalue("store")),
+        ("ENDPOINT_URL", request.getfixturevalue("object_store")),
         ("ACCESS_KEY_ID", "x"),
         ("SECRET_ACCESS_KEY", "y"),
     ):

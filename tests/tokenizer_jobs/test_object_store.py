@@ -1,10 +1,8 @@
 """An output on a store that speaks S3, with the real client: skipped where s3fs is not installed."""
 
-import subprocess
-import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,22 +33,11 @@ def test_exclusive_writes_are_not_expected_of_unknown_stores() -> None:
     assert not creates_exclusively("memory:///out", folder="/out/_staging")
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    pytest.importorskip("s3fs", reason="s3fs is not installed: what is done on object stores is not tested")
-    words = [sys.executable, "-m", "benchmarks.loopback_s3", "--latency-ms", "1"]
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-    process.terminate()
-    process.communicate()
-
-
 @pytest.fixture
-def storage(server: str, monkeypatch: pytest.MonkeyPatch) -> Storage:
+def storage(object_store: str, monkeypatch: pytest.MonkeyPatch) -> Storage:
     import fsspec
 
-    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": server, "key": "anyone", "secret": "anything"})
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": object_store, "key": "anyone", "secret": "anything"})
     return Storage.open(f"s3://bucket/{uuid.uuid4().hex}")
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.tokenizer_jobs.conftest import PYTHON_PATH, REPOSITORY
+from tests.tokenizer_jobs.conftest import PYTHON_PATH
 from tests.tokenizer_jobs.test_parquet_source import FILE, content, rows, source, write
 
 
@@ -26,15 +26,9 @@ def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         yield f"memory://{folder}"
         fsspec.filesystem("memory").rm(folder, recursive=True)
         return
-    pytest.importorskip("s3fs", reason="s3fs is not installed: tables on object stores are not tested")
-    words = [sys.executable, "-m", "benchmarks.loopback_s3", "--latency-ms", "1"]
-    process = subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    url = f"http://127.0.0.1:{int(process.stdout.readline())}"
+    url = request.getfixturevalue("object_store")
     monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": url, "key": "anyone", "secret": "anything"})
     yield f"s3://bucket/{uuid.uuid4().hex}"
-    process.terminate()
-    process.communicate()
 
 
 def test_elsewhere_plans_read_little_and_reading_is_in_large_pieces(

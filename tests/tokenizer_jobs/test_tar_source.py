@@ -16,15 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tokenizer_jobs.object_stores import count_reads, serve_objects
+from tests.tokenizer_jobs.object_stores import count_reads
 from tests.tokenizer_jobs.tar_files import MODES, archive, clip, columns_of, listing, put, read, source_of
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.item_table import ItemTable
 from tokenizer_jobs.planning import plan_units
 from tokenizer_jobs.sources.archives.braces import expand_braces
 from tokenizer_jobs.sources.archives.index import TarIndex
-
-server = pytest.fixture(scope="module")(serve_objects)
 
 
 @pytest.mark.parametrize("ending", MODES)
@@ -274,8 +272,10 @@ def test_archives_behind_urls_are_read() -> None:
         assert [read(source, item) for item in items] == [clip(900), clip()]
 
 
-def test_a_large_archive_on_a_store_is_not_read_to_be_listed(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": server, "key": "anyone", "secret": "anything"})
+def test_a_large_archive_on_a_store_is_not_read_to_be_listed(
+    object_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": object_store, "key": "anyone", "secret": "anything"})
     large = {
         f"{number:02}.{end}": bytes(2 << 20) if end == "wav" else b"{}"
         for number in range(8)

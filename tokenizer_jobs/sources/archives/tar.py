@@ -51,18 +51,9 @@ _KIND = FileKind(
     such_as=_ENDINGS,
 )
 
+_SHARED = ("id", "source_uri", "source_member", "source_row", "source_size", "source_etag", "source_group")
 _ROW = pa.schema(
-    [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("source_uri", pa.string(), nullable=False),
-        pa.field("source_member", pa.string()),
-        pa.field("source_row", pa.int64()),
-        pa.field("source_size", pa.int64()),
-        pa.field("source_etag", pa.string()),
-        pa.field("source_group", pa.int64()),
-        pa.field("extension", pa.string()),
-        pa.field("columns", pa.string()),
-    ]
+    [*map(item_schema().field, _SHARED), pa.field("extension", pa.string()), pa.field("columns", pa.string())]
 )
 """Facts on one item as an index gives them; `columns` is a JSON object until all types are known."""
 
