@@ -19,7 +19,7 @@ def gpu(request: pytest.FixtureRequest) -> Any:
         return torch.device("cuda", torch.cuda.current_device())
     if request.config.getoption("--gpu"):
         pytest.fail(f"--gpu says that there is a GPU, and torch {torch.__version__} sees none")
-    pytest.skip("there is no GPU; on a machine with one: python -m pytest --gpu tests/encodec_core/test_gpu.py")
+    pytest.skip("there is no GPU; on a machine with one: python -m pytest --gpu, and the file's name")
 
 
 @pytest.fixture(scope="session")
