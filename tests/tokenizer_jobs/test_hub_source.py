@@ -2,7 +2,6 @@
 
 import json
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +17,10 @@ from tokenizer_jobs.records import DecodedItem, Item
 from tokenizer_jobs.source_config import HubSource
 from tokenizer_jobs.sources import Listing, Source, make_source
 
+pytestmark = pytest.mark.usefixtures("offline_datasets")
+
 CLIPS = tuple(encode(speechlike(400 + 40 * place), container="FLAC", coding="PCM_16") for place in range(11))
 TEXTS = tuple(f"text {place}" for place in range(len(CLIPS)))
-
-
-@pytest.fixture(autouse=True)
-def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
 
 
 def dataset(tmp_path: Path, chosen: range = range(len(CLIPS))) -> datasets.Dataset:

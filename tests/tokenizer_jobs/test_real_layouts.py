@@ -6,7 +6,7 @@ import io
 import json
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,17 +76,10 @@ def recordings() -> list[Recording]:
 
 
 CHOSEN = recordings()
-pytestmark = pytest.mark.skipif(not CHOSEN, reason=f"no recordings at {RECORDINGS}")
-
-
-@pytest.fixture(autouse=True)
-def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
+pytestmark = [
+    pytest.mark.skipif(not CHOSEN, reason=f"no recordings at {RECORDINGS}"),
+    pytest.mark.usefixtures("offline_datasets"),
+]
 
 
 def copy(parts: Sequence[Recording], folder: Path) -> None:
