@@ -2,7 +2,6 @@
 
 import io
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -38,7 +37,6 @@ FILES = {
     "d.wav": encode(speechlike(96, rate=24000), container="WAV", coding="FLOAT", rate=24000),
 }
 NAMES = tuple(FILES)
-RECORDINGS = Path(__file__).parents[3] / "shared" / "audio"
 
 
 @pytest.fixture(autouse=True)
@@ -314,26 +312,14 @@ def run_script(*words: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def real_recordings() -> list[Path]:
-    """Some of them, in two containers; none where they are not there."""
-    if not RECORDINGS.is_dir():
-        return []
-    return [path for name in ("fsdd_8k", "klettres_multi") for path in sorted((RECORDINGS / name).iterdir())[:12]]
-
-
-def test_two_forked_processes_give_the_codes_of_a_job(folder: Path, tmp_path: Path) -> None:
-    (clips := tmp_path / "clips").mkdir()
-    for path in (*folder.iterdir(), *real_recordings()):
-        shutil.copy(path, clips)
-    paths = sorted(clips.iterdir())
-    stored = codes_of_a_job(clips, tmp_path / "out", "demo")
+def test_two_forked_processes_give_the_codes_of_a_job(folder: Path, tmp_path: Path, mono_rows: dict[str, Any]) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    done = run_script(script, *paths)
+    done = run_script(script, *(folder / name for name in NAMES))
     assert done.returncode == 0, done.stderr
     fingerprint, *hashes = done.stdout.split()
     assert fingerprint == Hasher.hash(TokenizeAudio("demo"))
-    assert hashes == [stored[path.name]["codes_sha256"] for path in paths]
+    assert hashes == [mono_rows[name]["codes_sha256"] for name in NAMES]
 
 
 def where(tokenize: TokenizeAudio, path: str) -> tuple[str, list[str]]:

@@ -128,8 +128,10 @@ class TestContainers:
             (lambda codes: codes, ""),
             (lambda codes: {"codes": codes, "scale": torch.tensor(1.5)}, "codes"),
             (lambda codes: [(codes[None], None)], "0.0"),
+            (lambda codes: {"codes": codes, "mean": torch.ones(3, requires_grad=True)}, "codes"),
+            (lambda codes: {"codes": codes, "mask": torch.eye(3).to_sparse()}, "codes"),
         ],
-        ids=["tensor", "dict", "frames of encodec"],
+        ids=["tensor", "dict", "frames of encodec", "beside a gradient", "beside what numpy has not"],
     )
     def test_pt(self, wrap: Callable[[torch.Tensor], Any], key: str, tmp_path: Path) -> None:
         def save(path: Path, codes: npt.NDArray[np.uint16]) -> None:

@@ -1,13 +1,16 @@
 """Patterns are those that are published: of MusicGen, Moshi and audiocraft."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from tests.tokenizer_jobs.test_patterns import SIZE, random_codes
+from tests.tokenizer_jobs.test_patterns import CODEBOOKS, SIZE, random_codes
 from tokenizer_jobs.training import (
     CoarseFirstPattern,
     DelayPattern,
@@ -16,15 +19,16 @@ from tokenizer_jobs.training import (
     Pattern,
 )
 
-# The published ones
+MakeMusicgen = Callable[[int, int], Any]
 
 
 @pytest.fixture(scope="module")
-def musicgen() -> Callable[[int, int], Any]:
+def musicgen() -> MakeMusicgen:
     """MusicGen's decoder of transformers, of 2,048 ids and as small as it gets."""
     from transformers import MusicgenForCausalLM
     from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
 
+    @cache
     def make(num_codebooks: int, audio_channels: int) -> Any:
         config = MusicgenDecoderConfig(
             num_codebooks=num_codebooks,
@@ -49,29 +53,26 @@ def musicgens(model: Any, codes: torch.Tensor, *, num_tokens: int, pad_id: int) 
     return model.apply_delay_pattern_mask(mask, mask).reshape(batch, num_codebooks, num_tokens)  # type: ignore[no-any-return]
 
 
-# With fewer frames than codebooks - 1 transformers gives up and shifts nothing.
-@pytest.mark.parametrize(("num_codebooks", "num_frames"), [(1, 1), (2, 1), (4, 3), (4, 4), (4, 50), (8, 7), (8, 512)])
+@given(CODEBOOKS, st.booleans(), st.integers(1, 3), st.integers(0, 40), st.integers(0, 1000))
+@example(8, False, 3, 505, 0)
+@settings(max_examples=80, deadline=None)
 def test_delay_is_that_of_musicgen_in_transformers(
-    musicgen: Callable[[int, int], Any], num_codebooks: int, num_frames: int
+    musicgen: MakeMusicgen, num_delays: int, is_stereo: bool, batch: int, more_frames: int, seed: int
 ) -> None:
-    codes = torch.from_numpy(np.random.default_rng(num_frames).integers(0, 2048, (3, num_codebooks, num_frames)))
-    tokens = DelayPattern(pad_id=2048).apply(codes)
-    assert tokens.shape == (3, num_codebooks, num_frames + num_codebooks)
-    expected = musicgens(musicgen(num_codebooks, 1), codes, num_tokens=num_frames + num_codebooks, pad_id=2048)
+    channels = 2 if is_stereo else 1  # a stereo model delays the codebooks of both channels alike, in pairs
+    # With fewer frames than delays - 1 transformers gives up and shifts nothing.
+    num_frames, num_codebooks = max(1, num_delays - 1) + more_frames, num_delays * channels
+    codes = torch.from_numpy(np.random.default_rng(seed).integers(0, 2048, (batch, num_codebooks, num_frames)))
+    delays = tuple(codebook // channels for codebook in range(num_codebooks))
+    num_tokens = num_frames + num_delays
+    expected = musicgens(musicgen(num_codebooks, channels), codes, num_tokens=num_tokens, pad_id=2048)
+    tokens = DelayPattern(pad_id=2048, delays=delays).apply(codes)
+    assert tokens.shape == (batch, num_codebooks, num_tokens)
     assert torch.equal(tokens, expected)
+    assert torch.equal(DelayPattern(pad_id=2048).apply(codes), expected) is (channels == 1)
 
 
-@pytest.mark.parametrize("num_frames", [3, 4, 50])
-def test_paired_delays_are_those_of_stereo_musicgen_in_transformers(
-    musicgen: Callable[[int, int], Any], num_frames: int
-) -> None:
-    codes = torch.from_numpy(np.random.default_rng(num_frames).integers(0, 2048, (2, 8, num_frames)))
-    tokens = DelayPattern(pad_id=2048, delays=(0, 0, 1, 1, 2, 2, 3, 3)).apply(codes)
-    expected = musicgens(musicgen(8, 2), codes, num_tokens=num_frames + 4, pad_id=2048)
-    assert torch.equal(tokens, expected)
-
-
-def test_musicgen_counts_the_loss_of_the_targets_that_weigh(musicgen: Callable[[int, int], Any]) -> None:
+def test_musicgen_counts_the_loss_of_the_targets_that_weigh(musicgen: MakeMusicgen) -> None:
     model = musicgen(4, 1)
     pattern = DelayPattern(pad_id=2048)
     codes = torch.from_numpy(np.random.default_rng(0).integers(0, 2048, (2, 4, 9)))

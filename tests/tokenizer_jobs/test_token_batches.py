@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tokenizer_jobs.test_token_dataset import FRAMES, UNITS, told
-from tests.tokenizer_jobs.token_crews import opened
+from tests.tokenizer_jobs.test_token_dataset import FRAMES, UNITS
+from tests.tokenizer_jobs.token_crews import opened, told
 from tests.tokenizer_jobs.token_outputs import codes_of, write_output
 from tokenizer_jobs.errors import IntegrityError
 from tokenizer_jobs.training.patterns import DelayPattern, ValleNarPattern

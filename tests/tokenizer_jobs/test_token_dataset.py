@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from tests.tokenizer_jobs.token_crews import Crew, opened
+from tests.tokenizer_jobs.token_crews import Crew, opened, told
 from tests.tokenizer_jobs.token_outputs import codes_of, grow_output, write_output
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.storage import Storage
@@ -33,13 +33,6 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("tokens") / "out"
     write_output(folder, UNITS)
     return str(folder)
-
-
-def told(sample: Sample) -> tuple[Any, ...]:
-    documents = [(part["id"], part["start_token"]) for part in sample.get("documents", [])]
-    tokens = sample.get("codes", sample.get("tokens"))
-    assert tokens is not None
-    return sample.get("id"), sample.get("start_frame"), tuple(documents), tokens.numpy().tobytes()
 
 
 @given(LAYOUTS, LAYOUTS, st.sampled_from([None, 17]), st.integers(0, 3), st.data())
@@ -141,6 +134,19 @@ def test_set_epoch_of_the_same_epoch_keeps_what_was_loaded(output: str) -> None:
     assert len(list(resumed)) == 22
 
 
+def test_after_a_pass_the_state_is_of_the_epoch_that_was_set(output: str) -> None:
+    dataset, resumed = opened(output), opened(output)
+    list(dataset)
+    dataset.set_epoch(1)
+    resumed.load_state_dict(dataset.state_dict())
+    assert [told(sample) for sample in resumed] == [told(sample) for sample in dataset]
+    stopped = opened(output)
+    next(going := iter(stopped))
+    stopped.set_epoch(1)  # of the pass after this one
+    resumed.load_state_dict(stopped.state_dict())
+    assert [told(sample) for sample in resumed] == [told(sample) for sample in going]
+
+
 def test_epochs_differ_and_seeds_do_and_nothing_else(output: str) -> None:
     def ids(epoch: int, **arguments: Any) -> tuple[str, ...]:
         dataset = opened(output, **arguments)
@@ -170,28 +176,6 @@ def test_set_epoch_reaches_workers_that_live_on(output: str) -> None:
         found.append([sample["id"] for sample in loader])
         assert found[-1] == [sample["id"] for sample in dataset]
     assert found[0] != found[1]
-
-
-@pytest.mark.filterwarnings("ignore:.set_vital. is deprecated")  # torchdata 0.11 beside torch 2.13
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_stateful_loader_goes_on_where_it_was(output: str, num_workers: int) -> None:
-    loaders = pytest.importorskip("torchdata.stateful_dataloader")
-
-    def loader() -> Any:
-        dataset = opened(output, remainder="keep")
-        return loaders.StatefulDataLoader(dataset, batch_size=3, num_workers=num_workers, collate_fn=dataset.collate)
-
-    whole = [batch["id"] for batch in loader()]
-    first = loader()
-    taken = [batch["id"] for batch in islice(first, 3)]
-    state = first.state_dict()
-    resumed = loader()
-    resumed.load_state_dict(state)
-    assert taken + [batch["id"] for batch in resumed] == whole
-    elastic = opened(output)
-    elastic.load_state_dict(elastic.merge_states([state]))
-    left = Counter(IDS) - Counter(row_id for ids in taken for row_id in ids)
-    assert Counter(sample["id"] for sample in elastic) == left
 
 
 def test_a_pickled_dataset_is_small_and_the_same(output: str) -> None:

@@ -13,6 +13,7 @@ from tests.tokenizer_jobs.token_outputs import write_output
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.training.dataset import TokenDataset
 from tokenizer_jobs.training.mixing import MixedTokenDataset
+from tokenizer_jobs.training.patterns import ParallelPattern
 
 Outputs = tuple[str, str]
 
@@ -75,6 +76,20 @@ def test_unequal_recipes_are_refused_unless_said(outputs: Outputs, tmp_path: Pat
     assert len(list(mixed((outputs[0], str(tmp_path / "other")), allow_unequal=True))) == 200
     parts = [(TokenDataset(outputs[0], num_codebooks=4), 1.0), (TokenDataset(outputs[1]), 1.0)]
     with pytest.raises(ConfigError, match="num_codebooks: 4 and 8"):
+        MixedTokenDataset(parts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"pattern": ParallelPattern()}, "pattern"),
+        ({"pack_tokens": 20}, "pack_tokens"),
+        ({"columns": ["peak"]}, "columns"),
+    ],
+)
+def test_samples_that_make_no_batch_together_are_refused(outputs: Outputs, arguments: Any, name: str) -> None:
+    parts = [(TokenDataset(outputs[0]), 1.0), (TokenDataset(outputs[1], **arguments), 1.0)]
+    with pytest.raises(ConfigError, match=f"unlike recipes or layouts .*{name}: .* and "):
         MixedTokenDataset(parts)
 
 

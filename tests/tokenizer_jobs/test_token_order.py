@@ -118,13 +118,17 @@ def test_what_is_left_is_what_nobody_took(num_samples: int, count: int, data: st
         left = merged_left(left, num_samples=num_samples, steps=steps)
 
 
-@given(st.integers(0, 40), st.integers(1, 4), st.integers(1, 4))
-def test_steps_are_equal_unless_kept(num_left: int, world_size: int, num_workers: int) -> None:
-    consumers = [
+def consumers_of(world_size: int, num_workers: int) -> list[Consumer]:
+    return [
         Consumer(rank=rank, world_size=world_size, worker=worker, num_workers=num_workers)
         for rank in range(world_size)
         for worker in range(num_workers)
     ]
+
+
+@given(st.integers(0, 40), st.integers(1, 4), st.integers(1, 4))
+def test_steps_are_equal_unless_kept(num_left: int, world_size: int, num_workers: int) -> None:
+    consumers = consumers_of(world_size, num_workers)
     assert sorted(consumer.number for consumer in consumers) == list(range(world_size * num_workers))
     total = {}
     for remainder in ("pad", "drop", "keep"):
@@ -133,6 +137,28 @@ def test_steps_are_equal_unless_kept(num_left: int, world_size: int, num_workers
         total[remainder] = sum(steps)
     assert total["drop"] <= total["keep"] == num_left <= total["pad"]
     assert total["pad"] - total["drop"] <= len(consumers)
+
+
+@given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 4), st.data())
+@settings(max_examples=100, deadline=None)
+def test_ranks_and_workers_take_each_position_once(
+    num_samples: int, world_size: int, num_workers: int, data: st.DataObject
+) -> None:
+    taken = data.draw(st.sets(st.integers(0, num_samples - 1), max_size=num_samples - 1))
+    left = Left(taken=tuple(sorted(taken)))
+    free = [position for position in range(num_samples) if position not in taken]
+    for remainder in ("keep", "drop", "pad"):
+        dealt = [
+            left.at(consumer.number + step * consumer.count, num_samples=num_samples)
+            for consumer in consumers_of(world_size, num_workers)
+            for step in range(num_steps(len(free), consumer=consumer, remainder=remainder))
+        ]
+        expected = {
+            "keep": free,
+            "drop": free[: len(dealt)],
+            "pad": free + [position % num_samples for position in range(len(dealt) - len(free))],
+        }
+        assert sorted(dealt) == sorted(expected[remainder])
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.integers(1, 8))

@@ -10,11 +10,19 @@ from torch.utils.data._utils import worker as torch_worker
 from tokenizer_jobs.training.dataset import TokenDataset
 from tokenizer_jobs.training.dealing import Sample
 
-__all__ = ["Crew", "as_worker", "opened"]
+__all__ = ["Crew", "as_worker", "opened", "told"]
 
 
 def opened(output: str, **arguments: Any) -> TokenDataset:
     return TokenDataset(output, **{"seed": 5, "num_strands": 3, "buffer_rows": 9, "crop_frames": 12} | arguments)
+
+
+def told(sample: Sample) -> tuple[Any, ...]:
+    """All of a sample that two may differ in, to compare bit for bit."""
+    documents = [(part["id"], part["start_token"]) for part in sample.get("documents", [])]
+    tokens = sample.get("codes", sample.get("tokens"))
+    assert tokens is not None
+    return sample.get("id"), sample.get("start_frame"), tuple(documents), tokens.numpy().tobytes()
 
 
 @contextmanager

@@ -16,6 +16,8 @@ from tokenizer_jobs.recipe import METADATA_KEY
 __all__ = ["check_may_push", "push", "write_huggingface"]
 
 CARD = "README.md"
+_BUSY = (408, 425, 429)
+"""Answers of a server that may do better later."""
 SHARD_BYTES = 500 << 20
 """Of one file of `save_to_disk`, about: its own bound by default."""
 
@@ -39,12 +41,13 @@ def write_huggingface(rows: ExportedRows, destination: Destination) -> dict[str,
 
 
 def check_may_push() -> None:
-    """Refuse to push before anything is written.
+    """Refuse to push before anything is written: an export may take hours.
 
     Raises:
-        ConfigError: this machine has no token for the hub, or is told to stay offline.
+        ConfigError: this machine has no token that the hub knows, or is told to stay offline.
+        TransientError: the hub cannot be reached.
     """
-    from huggingface_hub import constants, get_token
+    from huggingface_hub import constants, get_token, whoami
 
     if constants.HF_HUB_OFFLINE:
         raise ConfigError("--push needs the hub, and HF_HUB_OFFLINE is set: unset it, or export without --push")
@@ -53,6 +56,10 @@ def check_may_push() -> None:
             "--push needs a token for the hub, and this machine has none: run `hf auth login` or set HF_TOKEN to a "
             "token with write access, or export without --push"
         )
+    try:
+        whoami()
+    except Exception as error:
+        raise _translated(error, what="--push", so_far="nothing was written") from error
 
 
 def push(folder: Path, *, repository: str, card: str) -> None:
@@ -68,27 +75,44 @@ def push(folder: Path, *, repository: str, card: str) -> None:
         TransientError: the hub cannot be reached.
     """
     import datasets
-    from huggingface_hub import DatasetCard
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub import DatasetCard, DatasetCardData
 
     try:
         with _quiet():
             datasets.load_from_disk(folder).push_to_hub(repository, commit_message="Export of codes")
-        # `push_to_hub` has put the configuration of its files into the card: ours keeps it.
-        ours = DatasetCard(card)
-        ours.data = DatasetCard.load(repository).data
-        ours.push_to_hub(repository, commit_message="Card of the export")
+            # `push_to_hub` has put the configuration of its files into the card's data. What stands there stays, and
+            # with it what an owner has added since; only the size follows the rows.
+            ours, theirs = DatasetCard(card), DatasetCard.load(repository).data.to_dict()
+            facts = ours.data.to_dict()
+            ours.data = DatasetCardData(**{**facts, **theirs, "size_categories": facts["size_categories"]})
+            ours.push_to_hub(repository, commit_message="Card of the export")
     except Exception as error:
-        # The hub's client raises its transport's own errors, of which there is no list: what is no refusal is one.
-        if isinstance(error, HFValidationError | LocalTokenNotFoundError | OfflineModeIsEnabled | HfHubHTTPError):
-            raise ConfigError(
-                f"--push {repository!r} was refused: {error}; expected OWNER/NAME of a data set that the token may "
-                f"write. The export in {str(folder)!r} is complete"
-            ) from error
-        raise TransientError(
-            f"--push {repository!r}: the hub cannot be reached ({error}); the export in {str(folder)!r} is complete, "
-            "the same command pushes it again"
-        ) from error
+        so_far = f"the export in {str(folder)!r} is complete, and the same command pushes it again"
+        raise _translated(error, what=f"--push {repository!r}", so_far=so_far) from error
+
+
+def _translated(error: Exception, *, what: str, so_far: str) -> ConfigError | TransientError:
+    """An error of the hub's client as one of ours.
+
+    Its transport raises errors of its own, of which there is no list: what is no refusal is a hub that is not reached.
+    """
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, HfHubHTTPError):
+        cause = cause.__cause__  # an upload in a thread is told by a RuntimeError, which hides the answer behind it
+    found = error if cause is None else cause
+    told = " ".join(str(found).split())
+    if isinstance(found, HfHubHTTPError):
+        status = found.response.status_code
+        is_refused = 400 <= status < 500 and status not in _BUSY
+    else:
+        is_refused = isinstance(found, ValueError | LocalTokenNotFoundError | OfflineModeIsEnabled)
+    if is_refused:
+        return ConfigError(
+            f"{what} was refused: {told}; expected OWNER/NAME of a data set that the token may write; {so_far}"
+        )
+    return TransientError(f"{what}: the hub cannot be reached, or fails ({told}); {so_far}")
 
 
 @contextmanager

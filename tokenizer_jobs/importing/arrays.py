@@ -87,6 +87,9 @@ def _flat(value: Any, name: str) -> Iterator[tuple[str, npt.NDArray[Any]]]:
     import torch
 
     if isinstance(value, torch.Tensor):
+        if value.layout != torch.strided or value.is_quantized:
+            return  # numpy has no such arrays; whoever asks for this one by name is told that it is none
+        value = value.detach().resolve_conj().resolve_neg()
         if value.dtype.is_floating_point:
             value = value.float()  # numpy has no bfloat16
         yield name, value.numpy()

@@ -133,6 +133,12 @@ class TokenDataset(DealtDataset):
         return self._source.pieces.num_codebooks
 
     @property
+    def layout(self) -> Mapping[str, Any]:
+        """What samples are made of: the pattern, the length of packed sequences, and the columns; None where unused."""
+        shape = self._shape
+        return {"pattern": shape.pattern, "pack_tokens": shape.pack_tokens, "columns": shape.columns.asked}
+
+    @property
     def pad_id(self) -> int:
         """What collation pads with: the pattern's, else the codebook size, which is no code."""
         pattern = self._shape.pattern

@@ -49,6 +49,8 @@ class DealtDataset(IterableDataset[Sample]):
         self._first_epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._loaded: Mapping[str, Any] | None = None
         self._current: dict[str, Any] | None = None
+        self._is_through = False
+        """Whether the pass of `_current` has given its last sample."""
 
     @abstractmethod
     def num_samples(self, epoch: int) -> int:
@@ -74,6 +76,8 @@ class DealtDataset(IterableDataset[Sample]):
         """
         if self._loaded is not None and self._loaded["epoch"] != epoch:
             self._loaded = None
+        if self._current is not None and self._is_through and self._current["epoch"] != epoch:
+            self._current = None  # the next pass is what a state is of now
         self._first_epoch.fill_(epoch)
 
     def __iter__(self) -> Iterator[Sample]:
@@ -91,6 +95,7 @@ class DealtDataset(IterableDataset[Sample]):
             **{name: state[name] for name in ("epoch", "count", "until", "left")},
             **asdict(consumer),
         }
+        self._is_through = False
         return self._pass(self._current, consumer=consumer)
 
     def state_dict(self) -> dict[str, Any]:
@@ -206,8 +211,9 @@ class DealtDataset(IterableDataset[Sample]):
                 state["count"] += 1
                 yield sample
             if state["until"] is not None and epoch + 1 == state["until"]:
-                return  # the state says that this epoch is through
+                break  # the state says that this epoch is through
             state["epoch"], state["count"] = epoch + 1, 0
+        self._is_through = self._is_through or state is self._current
 
     def _refuse_empty(self, num_samples: int, *, consumer: Consumer) -> None:
         if self._remainder == "keep" and num_samples:

@@ -40,7 +40,8 @@ class MixedTokenDataset(DealtDataset):
         parts: Datasets and their weights, which need not sum to 1. Ranks and epochs of the datasets are not looked at.
         num_samples: Of an epoch of the mixture; None: as many as the datasets have rows together.
         seed: Of the choices.
-        allow_unequal: Mix codes of unlike codecs or numbers of codebooks, which mean different things.
+        allow_unequal: Mix codes of unlike codecs or numbers of codebooks, or samples of unlike patterns, lengths or
+            columns, which mean different things and may not make a batch.
         rank: As `DealtDataset`, like the three below.
         world_size: Ranks in all.
         epochs: Of one pass.
@@ -149,13 +150,15 @@ def _quotas(weights: Sequence[float]) -> list[int]:
 
 def _refuse_unequal(datasets: Sequence[TokenDataset]) -> None:
     facts = [
-        {name: dataset.recorded.get(name) for name in _COMPARED} | {"num_codebooks": dataset.num_codebooks}
+        {name: dataset.recorded.get(name) for name in _COMPARED}
+        | {"num_codebooks": dataset.num_codebooks, **dataset.layout}
         for dataset in datasets
     ]
     for number, other in enumerate(facts):
         differing = [f"{name}: {facts[0][name]} and {other[name]}" for name in other if other[name] != facts[0][name]]
         if differing:
             raise ConfigError(
-                f"datasets 0 and {number} are of unlike recipes ({'; '.join(differing)}), so that one code means two "
-                "things; choose num_codebooks alike, or say allow_unequal=True"
+                f"datasets 0 and {number} are of unlike recipes or layouts ({'; '.join(differing)}), so that one "
+                "token means two things; open them alike (num_codebooks, pattern, pack_tokens, columns), or say "
+                "allow_unequal=True"
             )

@@ -1,0 +1,113 @@
+"""The law of resuming a reader: stopped anywhere, on any ranks and workers, the rest is that of a whole run."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.tokenizer_jobs.test_token_dataset import LAYOUTS, UNITS
+from tests.tokenizer_jobs.token_crews import Crew, as_worker, opened, told
+from tests.tokenizer_jobs.token_outputs import write_output
+
+REMAINDERS = st.sampled_from(["pad", "drop", "keep"])
+PACKINGS = st.sampled_from([None, 17])
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("resumed") / "out"
+    write_output(folder, UNITS)
+    return str(folder)
+
+
+@given(LAYOUTS, REMAINDERS, PACKINGS, st.integers(1, 2), st.data())
+@settings(max_examples=40, deadline=None)
+def test_a_worker_goes_on_where_it_was(
+    output: str,
+    layout: tuple[int, int],
+    remainder: str,
+    pack_tokens: int | None,
+    epochs: int,
+    data: st.DataObject,
+) -> None:
+    rank, worker = (data.draw(st.integers(0, count - 1)) for count in layout)
+    arguments: dict[str, Any] = {"rank": rank, "world_size": layout[0], "remainder": remainder, "epochs": epochs}
+    dataset, resumed = (opened(output, pack_tokens=pack_tokens, **arguments) for _ in range(2))
+    with as_worker(worker, layout[1], dataset):
+        going = iter(dataset)
+    next(islice(going, data.draw(st.integers(0, 25)), 0), None)
+    resumed.load_state_dict(json.loads(json.dumps(dataset.state_dict())))
+    with as_worker(worker, layout[1], resumed):
+        assert [told(sample) for sample in resumed] == [told(sample) for sample in going]
+
+
+@given(LAYOUTS, LAYOUTS, PACKINGS, st.data())
+@settings(max_examples=10, deadline=None)
+def test_a_pass_over_epochs_is_resumed_by_others_anywhere(
+    output: str, before: tuple[int, int], after: tuple[int, int], pack_tokens: int | None, data: st.DataObject
+) -> None:
+    arguments: dict[str, Any] = {"pack_tokens": pack_tokens, "remainder": "keep", "epochs": 2}
+    whole = [told(sample) for sample in opened(output, **arguments)]
+    crew = Crew(output, *before, **arguments)
+    taken = list[Any]()
+    for layout in (after, before):
+        # Some may be an epoch ahead of others.
+        taken += crew.take([data.draw(st.integers(0, 25)) for _ in crew.passes])
+        crew = Crew(output, *layout, **arguments, state=json.loads(json.dumps(crew.state())))
+    rest = crew.rest()
+    assert Counter(map(told, [*taken, *rest])) == Counter(whole)
+
+
+@pytest.mark.filterwarnings("ignore:.set_vital. is deprecated")  # torchdata 0.11 beside torch 2.13
+class TestStatefulLoaders:
+    """The same in torchdata's StatefulDataLoader, whose workers are processes that read ahead."""
+
+    @given(st.integers(0, 2), st.integers(1, 2), REMAINDERS, st.data())
+    @settings(max_examples=8, deadline=None)
+    def test_a_loader_goes_on_where_it_was(
+        self, output: str, num_workers: int, world_size: int, remainder: str, data: st.DataObject
+    ) -> None:
+        rank = data.draw(st.integers(0, world_size - 1))
+        arguments: dict[str, Any] = {"rank": rank, "world_size": world_size, "remainder": remainder}
+        whole = list(self.loader(output, num_workers, **arguments))
+        first = self.loader(output, num_workers, **arguments)
+        taken = list(islice(first, data.draw(st.integers(0, len(whole)))))
+        resumed = self.loader(output, num_workers, **arguments)
+        resumed.load_state_dict(first.state_dict())
+        assert self.samples([*taken, *resumed]) == self.samples(whole)
+
+    @given(st.tuples(st.integers(1, 2), st.integers(0, 2)), st.tuples(st.integers(1, 2), st.integers(0, 2)), st.data())
+    @settings(max_examples=8, deadline=None)
+    def test_other_ranks_and_workers_go_on_where_these_were(
+        self, output: str, before: tuple[int, int], after: tuple[int, int], data: st.DataObject
+    ) -> None:
+        whole = [told(sample) for sample in opened(output)]
+        taken, merged = list[Any](), opened(output).state_dict()
+        for world_size, num_workers in (before, after):
+            loaders = [
+                self.loader(output, num_workers, state=merged, rank=rank, world_size=world_size, remainder="keep")
+                for rank in range(world_size)
+            ]
+            for loader in loaders:
+                taken += self.samples(islice(loader, data.draw(st.integers(0, 4))))
+            merged = opened(output).merge_states([loader.state_dict() for loader in loaders])
+        last = opened(output)
+        last.load_state_dict(merged)
+        rest = [told(sample) for sample in last]
+        assert Counter(taken + rest) == Counter(whole)
+        assert rest == [sample for sample in whole if sample in rest]
+
+    def loader(self, output: str, num_workers: int, *, state: Any = None, **arguments: Any) -> Any:
+        loaders = pytest.importorskip("torchdata.stateful_dataloader")
+        dataset = opened(output, **arguments)
+        if state is not None:
+            dataset.load_state_dict(state)
+        return loaders.StatefulDataLoader(dataset, batch_size=2, num_workers=num_workers, collate_fn=list)
+
+    def samples(self, batches: Iterable[Any]) -> list[Any]:
+        return [told(sample) for batch in batches for sample in batch]
