@@ -156,7 +156,8 @@ class _Import:
             commits=self.ledger.commits(*generations),
             receipts=self.ledger.receipts,
         )
-        sweep_orphans(self.storage, commits=self.ledger.commits(*generations, with_pending=True))
+        commits = self.ledger.commits(*generations, with_pending=True)
+        sweep_orphans(self.storage, commits=commits, still_ours=self._still_ours)
         return len(compared.changed)
 
     def result(self, inspected: Inspected, *, changed: int) -> ImportResult:

@@ -18,7 +18,7 @@ from tokenizer_jobs.importing.reading import DumpReader
 from tokenizer_jobs.records import Item
 from tokenizer_jobs.wording import count_text
 
-__all__ = ["DumpSaid", "Inspected", "inspect_dump"]
+__all__ = ["SAMPLED", "SAMPLED_AMONG", "DumpSaid", "Inspected", "guess_part", "inspect_dump"]
 
 SAMPLED = 64
 SAMPLED_AMONG = 4096
@@ -64,7 +64,7 @@ def inspect_dump(files: DumpFiles, *, paths: Sequence[str], codec: CodecClaim, s
     )
     column = said.key if files.kind == "table" else None
     sample = sample_of(files, column=column, number=SAMPLED, among=SAMPLED_AMONG)
-    part, sample = _part(sample, said.key) if files.kind == "tar" else (None, sample)
+    part, sample = guess_part(sample, said.key) if files.kind == "tar" else (None, sample)
     if part is not None and part == said.key:
         wanted = replace(wanted, key=None)
     with DumpReader(kind=files.kind, locations={c.uri: c.location for c in sample}) as reader:
@@ -99,7 +99,7 @@ def inspect_dump(files: DumpFiles, *, paths: Sequence[str], codec: CodecClaim, s
     return Inspected(format=form, user_schema=user_columns_of(files, sample, ids=ids, codes=key), evidence=evidence)
 
 
-def _part(sample: Sequence[Candidate], said: str | None) -> tuple[str, list[Candidate]]:
+def guess_part(sample: Sequence[Candidate], said: str | None) -> tuple[str, list[Candidate]]:
     """Which of a tar's members are the codes, and those of the sample.
 
     Raises:
