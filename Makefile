@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test check clean
+.PHONY: demo test check chaos clean
 
 demo: $(VENV)/.installed
 	$(BIN)/tokenizer-jobs run configs/quickstart.yaml
@@ -19,6 +19,12 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Kills whatever can be killed, some rounds long, with a live view on a terminal; every item must end exactly once.
+# The long form: make chaos ROUNDS=50
+ROUNDS ?= 4
+chaos: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.chaos --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

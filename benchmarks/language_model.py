@@ -2,22 +2,19 @@
 
     python -m benchmarks.language_model ../shared/golden_tokens/bark --resume FOLDER [--updates 4000] [--minutes 60]
 
-FOLDER of codes: `.npz` files with `fine_prompt` [8, T], codes of the released 24 kHz model at 6 kbps. Files with equal
-codes count once. The sha256 of a file's codes (uint16, little-endian, C order) decides: divisible by 5, held out, and
-looked at in the end only; divisible by 13 of the rest, for choices (weights of interpolation, when to stop). All three
-models are fitted to what remains. Rates are those of an ideal entropy coder, and of the real one with --coded.
+FOLDER of codes: `.npz` files with `fine_prompt` [8, T], codes of the released 24 kHz model at 6 kbps. They are split as
+`tokenizer_jobs.codec_training.count_models` says; all three models are fitted to the same files. Rates are those of an
+ideal entropy coder, and of the real one with --coded.
 The same command with the same --resume goes on where it was stopped.
 """
 
 import argparse
-import hashlib
 import io
 import json
 import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +28,14 @@ from encodec_core.entropy import LanguageModel, LanguageModelConfig
 from encodec_core.entropy.coding import FloatPredictor, encode_window
 from encodec_core.training import LanguageModelSettings, LanguageModelTrainer, code_rates
 from tokenizer_jobs.codec_training.code_crops import CodeCrops
+from tokenizer_jobs.codec_training.count_models import (
+    CodesSplit,
+    Histogram,
+    OrderOne,
+    best_histograms,
+    best_order_ones,
+    split_codes,
+)
 
 FRAME_RATE = 75
 CODEBOOK_SIZE = 1024
@@ -40,88 +45,16 @@ N_Q_DRAWN = (8, 8, 4, 2)
 BATCH_SIZE = 4
 CROP_FRAMES = 5 * FRAME_RATE
 EVALUATION_UPDATES = 200
-PRIOR_COUNTS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-"""Added to each entry of a histogram."""
-BACKOFF_COUNTS = (1, 3, 10, 30, 100, 300, 1000, 3000)
-"""Weight of the histogram in the order-1 model, in observations of the code before."""
 
 Codes = npt.NDArray[np.uint16]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
-    """Files in three parts, none of which shares codes with another."""
-
-    fitted: tuple[Codes, ...]
-    choosing: tuple[Codes, ...]
-    held_out: tuple[Codes, ...]
-    num_files: int
-
-
-def read_split(folder: Path) -> Split:
-    by_hash: dict[int, Codes] = {}
-    files = sorted(folder.rglob("*.npz"))
-    for path in files:
-        codes = np.load(path)["fine_prompt"].astype("<u2")
-        by_hash.setdefault(int(hashlib.sha256(codes.tobytes()).hexdigest(), 16), codes)
-    if not by_hash:
+def read_codes(folder: Path) -> dict[str, Codes]:
+    """By path."""
+    codes = {str(path): np.load(path)["fine_prompt"].astype("<u2") for path in sorted(folder.rglob("*.npz"))}
+    if not codes:
         raise SystemExit(f"{folder} holds no .npz file; give the folder of codes")
-    held_out = {number for number in by_hash if number % 5 == 0}
-    choosing = {number for number in by_hash.keys() - held_out if number % 13 == 0}
-    parts = (by_hash.keys() - held_out - choosing, choosing, held_out)
-    fitted, chosen_on, kept = (tuple(by_hash[number] for number in sorted(part)) for part in parts)
-    return Split(fitted=fitted, choosing=chosen_on, held_out=kept, num_files=len(files))
-
-
-def repeated_share(split: Split) -> float:
-    """Return the share of held-out frames that stand in a fitted file with all their codes: silence, in Bark's."""
-    known = {frame.tobytes() for codes in split.fitted for frame in codes.T}
-    held_out = [frame.tobytes() in known for codes in split.held_out for frame in codes.T]
-    return sum(held_out) / len(held_out)
-
-
-class Histogram:
-    """Codes of one codebook, each independent of all others."""
-
-    def __init__(self, sequences: Sequence[Codes], *, prior: float) -> None:
-        counts = np.bincount(np.concatenate(sequences), minlength=CODEBOOK_SIZE) + prior
-        self.shares = counts / counts.sum()
-
-    def bits(self, codes: Codes) -> float:
-        return float(-np.log2(self.shares[codes]).sum())
-
-
-class OrderOne:
-    """Codes of one codebook, each depending on the one before: its counts, and a histogram worth `backoff` of them."""
-
-    def __init__(self, sequences: Sequence[Codes], *, histogram: Histogram, backoff: float) -> None:
-        pairs = np.concatenate([codes[:-1].astype(np.int64) * CODEBOOK_SIZE + codes[1:] for codes in sequences])
-        self._counts = np.bincount(pairs, minlength=CODEBOOK_SIZE**2).reshape(CODEBOOK_SIZE, CODEBOOK_SIZE)
-        self._totals = self._counts.sum(1)
-        self._histogram, self._backoff = histogram, backoff
-
-    def bits(self, codes: Codes) -> float:
-        before, now = codes[:-1], codes[1:]
-        backed_off = self._backoff * self._histogram.shares[now]
-        shares = (self._counts[before, now] + backed_off) / (self._totals[before] + self._backoff)
-        return self._histogram.bits(codes[:1]) + float(-np.log2(shares).sum())
-
-
-def count_models(split: Split) -> tuple[list[Histogram], list[OrderOne]]:
-    """For each codebook the best of either kind on the files for choices."""
-    histograms, order_ones = [], []
-    for codebook in range(max(KBPS)):
-        fitted = [codes[codebook] for codes in split.fitted]
-        choosing = [codes[codebook] for codes in split.choosing]
-
-        def cost(model: Histogram | OrderOne, choosing: Sequence[Codes] = choosing) -> float:
-            return sum(model.bits(codes) for codes in choosing)
-
-        histogram = min((Histogram(fitted, prior=prior) for prior in PRIOR_COUNTS), key=cost)
-        candidates = (OrderOne(fitted, histogram=histogram, backoff=backoff) for backoff in BACKOFF_COUNTS)
-        histograms.append(histogram)
-        order_ones.append(min(candidates, key=cost))
-    return histograms, order_ones
+    return codes
 
 
 def kbps_of_counts(models: Sequence[Histogram | OrderOne], sequences: Sequence[Codes]) -> dict[int, float]:
@@ -151,7 +84,7 @@ def _seconds(sequences: Sequence[Codes]) -> float:
 
 
 def train(
-    split: Split, folder: Path, *, settings: LanguageModelSettings, minutes: float, say: Callable[[str], None]
+    split: CodesSplit, folder: Path, *, settings: LanguageModelSettings, minutes: float, say: Callable[[str], None]
 ) -> LanguageModelTrainer:
     """Train for a while, and keep what is best on the files for choices in `folder`/lm."""
     torch.manual_seed(settings.seed)
@@ -162,7 +95,7 @@ def train(
         state = torch.load(checkpoint, weights_only=True)
         best = state.pop("best")
         trainer.load_state_dict(state)
-    crops = CodeCrops(split.fitted, num_frames=CROP_FRAMES, seed=settings.seed)
+    crops = CodeCrops(list(split.fitted.values()), num_frames=CROP_FRAMES, seed=settings.seed)
     sums: list[float] = []
     deadline, started = time.monotonic() + 60 * minutes, time.process_time()
     while not trainer.is_done and (sums or time.monotonic() < deadline):
@@ -171,7 +104,7 @@ def train(
         if trainer.update % EVALUATION_UPDATES and not trainer.is_done and time.monotonic() < deadline:
             continue
         cpu_seconds = (time.process_time() - started) / len(sums)
-        found = kbps_of_model(trainer.model, split.choosing)
+        found = kbps_of_model(trainer.model, list(split.choosing.values()))
         point = {
             "update": trainer.update,
             "training_kbps": float(np.nanmean(sums)) * max(KBPS) * FRAME_RATE / 1000,
@@ -190,15 +123,15 @@ def train(
     return trainer
 
 
-def section(split: Split, rows: dict[str, dict[int, float]], *, about: str, command: str) -> str:
+def section(split: CodesSplit, rows: dict[str, dict[int, float]], *, num_files: int, about: str, command: str) -> str:
     """The text for `RESULTS.md`."""
     parts = (
-        f"{len(part)} {use} ({_seconds(part):.0f} s)"
+        f"{len(part)} {use} ({_seconds(list(part.values())):.0f} s)"
         for use, part in (("fitted", split.fitted), ("for choices", split.choosing), ("held out", split.held_out))
     )
     head = (
         f"\n## Entropy coding of Bark's prompts, {date.today()}\n\n`{command}`; torch {version('torch')}. "
-        f"{split.num_files} files, those with codes of their own: {', '.join(parts)}. {repeated_share(split):.0%} of "
+        f"{num_files} files, those with codes of their own: {', '.join(parts)}. {split.repeated_share():.0%} of "
         "the held-out frames stand in a fitted file too with all their codes, most of them silence. "
         f"{about} kbps on the held-out files, and share saved. The paper's model, trained on far more, makes 0.9, 1.9 "
         "and 4.1 of 1.5, 3 and 6 kbps on its own data.\n\n"
@@ -228,11 +161,13 @@ def main() -> None:
     parser.add_argument("--coded", action="store_true", help="also run the arithmetic coder over the held-out files")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    split = read_split(arguments.codes)
-    histograms, order_ones = count_models(split)
+    codes = read_codes(arguments.codes)
+    split = split_codes(codes)
+    held_out = list(split.held_out.values())
+    histograms = best_histograms(split, codebook_size=CODEBOOK_SIZE)
     rows = {
-        "histogram of each codebook": kbps_of_counts(histograms, split.held_out),
-        "order 1, interpolated": kbps_of_counts(order_ones, split.held_out),
+        "histogram of each codebook": kbps_of_counts(histograms, held_out),
+        "order 1, interpolated": kbps_of_counts(best_order_ones(split, histograms=histograms), held_out),
     }
     for name, rate in rows.items():
         print(name, rate, flush=True)
@@ -249,16 +184,16 @@ def main() -> None:
     arguments.resume.mkdir(parents=True, exist_ok=True)
     trainer = train(split, arguments.resume, settings=settings, minutes=arguments.minutes, say=_say)
     model = LanguageModel.from_pretrained(arguments.resume / "lm")
-    rows["language model, 5 layers of 200 channels"] = kbps_of_model(model, split.held_out)
+    rows["language model, 5 layers of 200 channels"] = kbps_of_model(model, held_out)
     about = (
         f"{trainer.update} of {settings.num_updates} updates of {BATCH_SIZE} × {CROP_FRAMES} frames, learning rate "
         f"{settings.learning_rate:g}, dropout {settings.dropout:g}, weight decay {settings.weight_decay:g}, the best "
         "on the files for choices kept."
     )
     if arguments.coded:
-        about += f" Written by the arithmetic coder at 6 kbps: {coded_kbps(model, split.held_out):.3f} kbps."
+        about += f" Written by the arithmetic coder at 6 kbps: {coded_kbps(model, held_out):.3f} kbps."
     command = f"python -m benchmarks.language_model {' '.join(sys.argv[1:])}"
-    print(section(split, rows, about=about, command=command))
+    print(section(split, rows, num_files=len(codes), about=about, command=command))
 
 
 def _say(line: str) -> None:

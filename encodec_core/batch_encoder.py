@@ -108,6 +108,11 @@ class BatchEncoder:
             else:
                 self._decoder = without_weight_norm(model.decoder).to(self.device)
 
+    @property
+    def num_padded_samples(self) -> int:
+        """Samples, so far, that `encode` computed to fill items up to others of their batch; none on a CPU."""
+        return 0 if self._gpu is None else self._gpu.num_padded_samples
+
     @torch.no_grad()
     def encode(self, waveforms: Sequence[Tensor]) -> list[Codes]:
         """Turn audio into codes.

@@ -1,4 +1,5 @@
 import faulthandler
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,6 +36,8 @@ def ray_cluster() -> Iterator[None]:
     # Here, not above: most tests need no Ray, and it takes a second to import.
     from tokenizer_jobs.cluster.session import private_ray
 
+    # By default metrics are handed on every 10 s, for which the test of them would wait. The driver reads it too.
+    os.environ["RAY_metrics_report_interval_ms"] = "1000"  # noqa: SIM112  # Ray spells it so
     # A Ray that does not start waits for ever; this ends the process instead and says where it waited.
     faulthandler.dump_traceback_later(120, exit=True)
     with private_ray(num_cpus=2, encoder_slots=2, num_gpus=2):

@@ -9,7 +9,7 @@ from math import fsum
 from tokenizer_jobs.commits import Commit
 from tokenizer_jobs.digest import Digest
 
-__all__ = ["Totals", "total"]
+__all__ = ["Totals", "merge", "total"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,4 +62,20 @@ def total(commits: Iterable[Commit]) -> Totals:
         hours=fsum(seconds) / 3600,
         bytes=sums["bytes"],
         digest=digest.hex,
+    )
+
+
+def merge(one: Totals, other: Totals) -> Totals:
+    """The totals of the units of both, which have none in common."""
+    return Totals(
+        units=one.units + other.units,
+        items=one.items + other.items,
+        rows=one.rows + other.rows,
+        rejects=one.rejects + other.rejects,
+        filtered=one.filtered + other.filtered,
+        rejects_by_reason=dict(sorted((Counter(one.rejects_by_reason) + Counter(other.rejects_by_reason)).items())),
+        frames=one.frames + other.frames,
+        hours=one.hours + other.hours,
+        bytes=one.bytes + other.bytes,
+        digest=Digest.total([one.digest, other.digest]).hex,
     )

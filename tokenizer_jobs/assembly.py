@@ -23,6 +23,7 @@ from tokenizer_jobs.records import (
     DecodedItem,
     DecodedStretch,
     EncodedItem,
+    EncodeFigures,
     RejectedItem,
     RowPlace,
     TokenizedItem,
@@ -75,13 +76,13 @@ class RowAssembly:
         """Those that have not ended, by channel."""
         self._void: set[int] = set()
         """Positions of rejects: rows that were decoded before may come after."""
-        self.encode_seconds = 0.0
-        """That the codec worked for the unit."""
+        self.figures = EncodeFigures()
+        """What encoding took so far."""
 
     def add_batch(self, batch: Batch) -> list[TokenizedItem]:
         """Encode whole rows, and return the rows of the items that end with them."""
-        encoded, seconds = self._desk.encode([item.float_waveform() for item in batch.items])
-        self.encode_seconds += seconds
+        encoded, figures = self._desk.encode([item.float_waveform() for item in batch.items])
+        self.figures += figures
         finished: list[TokenizedItem] = []
         for decoded, codes in zip(batch.items, encoded, strict=True):
             if decoded.position in self._void:
@@ -102,7 +103,7 @@ class RowAssembly:
             return []
         self._go_on_with(stretch)
         recording = self._recording_of(stretch)
-        self.encode_seconds += recording.stream.push(stretch.float_waveform())
+        self.figures += recording.stream.push(stretch.float_waveform())
         recording.num_samples += stretch.waveform.shape[1]
         if stretch.facts is not None:
             if recording.num_samples != stretch.facts.num_samples:
@@ -152,8 +153,8 @@ class RowAssembly:
         recording = self._recordings.pop(channel)
         if not recording.has_ended or not any(facts.num_samples for _, facts in recording.ended):
             raise self._broken(f"row {recording.place} has no facts, or no samples")
-        encoded, seconds = recording.stream.finish()
-        self.encode_seconds += seconds
+        encoded, figures = recording.stream.finish()
+        self.figures += figures
         pieces = cut_at_rows(
             encoded, [place.start_sample for place, _ in recording.ended], grain_samples=self._grain_samples
         )

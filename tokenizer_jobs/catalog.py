@@ -3,7 +3,6 @@
 A snapshot's totals are in the file's metadata, so that one read opens it, however many shards it lists.
 """
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,7 +20,7 @@ from tokenizer_jobs.parquet import open_parquet
 from tokenizer_jobs.planning import list_generations
 from tokenizer_jobs.receipts import Receipts, read_receipts, receipt_path
 from tokenizer_jobs.recipe import FORMAT_VERSION, METADATA_KEY
-from tokenizer_jobs.storage import Storage
+from tokenizer_jobs.storage import Storage, listed_numbers, numbers_in
 
 __all__ = [
     "CATALOG_FOLDER",
@@ -182,20 +181,20 @@ def snapshot_path(number: int) -> str:
 
 def snapshot_numbers(storage: Storage) -> list[int]:
     """Numbers of all snapshots, in order, by one listing."""
-    names = (file.path.rpartition("/")[2] for file in storage.list(CATALOG_FOLDER))
-    return sorted(int(found[1]) for found in map(re.compile(r"^(\d+)\.parquet$").match, names) if found)
+    return listed_numbers(storage, CATALOG_FOLDER, suffix=".parquet")
 
 
 def newest_snapshot(storage: Storage) -> Snapshot | None:
-    """The newest snapshot; None before the first."""
-    numbers = snapshot_numbers(storage)
+    """The newest snapshot, for those who build on it: also one that listings do not show yet; None before the first."""
+    numbers = numbers_in(storage, CATALOG_FOLDER, suffix=".parquet")
     return _read(storage, numbers[-1]) if numbers else None
 
 
 def read_snapshot(storage: Storage, number: int | None = None) -> Snapshot:
     """Open a snapshot.
 
-    The newest can always be read: files that a receipt took out stay until a newer snapshot is there.
+    The newest can always be read: files that a receipt took out stay until a newer snapshot is there. It costs two
+    requests, a listing and the file. Where listings lag behind it may be the one before, for as long as they do.
 
     Args:
         storage: The output.
@@ -205,18 +204,17 @@ def read_snapshot(storage: Storage, number: int | None = None) -> Snapshot:
         ConfigError: there is no such snapshot, or a receipt took out files that it lists.
         IntegrityError: it is damaged.
     """
-    if number is None:
-        newest = newest_snapshot(storage)
-        if newest is None:
-            raise ConfigError(f"output {storage.name!r} has no snapshot yet; `run` publishes one when it is done")
-        return newest
     numbers = snapshot_numbers(storage)
+    if number is None:
+        if not numbers:
+            raise ConfigError(f"output {storage.name!r} has no snapshot yet; `run` publishes one when it is done")
+        return _read(storage, numbers[-1])
     try:
         snapshot = _read(storage, number)
     except FileNotFoundError as error:
         choice = ", ".join(map(str, numbers)) or "none"
         raise ConfigError(f"snapshot {number} is not in output {storage.name!r}; choose one of: {choice}") from error
-    receipt = retired_by(snapshot, read_receipts(storage)) if number != numbers[-1] else None
+    receipt = retired_by(snapshot, read_receipts(storage)) if number < max(numbers, default=0) else None
     if receipt is not None:
         raise ConfigError(
             f"snapshot {number} of output {storage.name!r} is retired: {receipt_path(receipt)} says which of its "

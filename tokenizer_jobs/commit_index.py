@@ -19,7 +19,7 @@ from tokenizer_jobs.errors import IntegrityError
 from tokenizer_jobs.parquet import open_parquet
 from tokenizer_jobs.storage import Storage
 
-__all__ = ["index_path", "read_records", "write_index"]
+__all__ = ["Version", "index_path", "list_records", "read_listed", "read_records", "write_index"]
 
 REMOTE_READERS = 64
 """Requests under way: at 50 ms each, 50,000 records come in 40 s where no index has them."""
@@ -28,7 +28,8 @@ _COLUMNS = pa.schema(
     [("path", pa.string()), ("size_bytes", pa.int64()), ("modified", pa.float64()), ("content", pa.binary())]
 )
 
-_Version = tuple[int, float]
+Version = tuple[int, float]
+"""Size and time of a file, as the listing gives them."""
 
 
 def index_path(folder: str) -> str:
@@ -49,12 +50,36 @@ def read_records(
     Raises:
         IntegrityError: the index is damaged.
     """
-    listed = {file.path: (file.size_bytes, file.modified) for file in storage.list(folder) if _is_record(file.path)}
+    yield from read_listed(storage, folder, list_records(storage, folder), known=known)
+
+
+def list_records(storage: Storage, folder: str) -> dict[str, Version]:
+    """The JSON records of a folder by path, in order, by one listing."""
+    return {file.path: (file.size_bytes, file.modified) for file in storage.list(folder) if _is_record(file.path)}
+
+
+def read_listed(
+    storage: Storage,
+    folder: str,
+    listed: Mapping[str, Version],
+    *,
+    known: Mapping[str, bytes] | None = None,
+    by_index: bool = True,
+) -> Iterator[tuple[str, bytes]]:
+    """As `read_records`, of records that were listed.
+
+    Args:
+        storage: The output.
+        folder: Of the records.
+        listed: Some of its records.
+        known: Contents by path that need not be read again.
+        by_index: Whether to look into the index: it holds all, and is no gain for a few.
+    """
     known = known or {}
     if storage.is_local:
         yield from ((path, known.get(path) or storage.read_bytes(path)) for path in listed)
         return
-    copies = _read_index(storage, folder, listed=listed) if listed.keys() - known.keys() else {}
+    copies = _read_index(storage, folder, listed=listed) if by_index and listed.keys() - known.keys() else {}
     with ThreadPoolExecutor(REMOTE_READERS, thread_name_prefix="records") as pool:
         waiting = deque[tuple[str, bytes | Future[bytes]]]()
         for path in listed:
@@ -88,7 +113,7 @@ def write_index(storage: Storage, folder: str, contents: Mapping[str, bytes]) ->
     storage.replace(index_path(folder), content.getvalue())
 
 
-def _read_index(storage: Storage, folder: str, *, listed: Mapping[str, _Version]) -> dict[str, bytes]:
+def _read_index(storage: Storage, folder: str, *, listed: Mapping[str, Version]) -> dict[str, bytes]:
     path = index_path(folder)
     try:
         content = storage.read_bytes(path)

@@ -9,7 +9,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tokenizer_jobs.errors import IntegrityError
 
-__all__ = ["Commit", "CommittedFile", "StoredRecord", "commit_folder", "commit_path", "ids_sha256", "parse_commit"]
+__all__ = [
+    "Commit",
+    "CommittedFile",
+    "EncodeWork",
+    "StoredRecord",
+    "commit_folder",
+    "commit_path",
+    "ids_sha256",
+    "parse_commit",
+]
 
 COMMITS_FOLDER = "_commits"
 
@@ -28,6 +37,18 @@ class CommittedFile(StoredRecord):
     rows: int = Field(ge=1)
     size_bytes: int = Field(ge=1)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class EncodeWork(StoredRecord):
+    """How a unit was batched for the codec."""
+
+    num_calls: int = Field(ge=0)
+    peak_items: int = Field(ge=0)
+    """Items in the largest call, those of other units among them."""
+    num_samples: int = Field(ge=0)
+    """Per channel, that were encoded."""
+    num_padded_samples: int = Field(ge=0)
+    """That were computed beyond these, since items of different lengths shared a batch."""
 
 
 class Commit(StoredRecord):
@@ -61,6 +82,10 @@ class Commit(StoredRecord):
     started_at: datetime
     finished_at: datetime
     stage_seconds: dict[str, float]
+    """Of the attempt that published: decode_wait, encode_wait (for the codec, while other units have it), encode,
+    write. What publishing takes is known only when this record is out."""
+    encode_work: EncodeWork | None = None
+    """None in outputs of earlier versions, and where nothing was encoded."""
 
     @property
     def shards(self) -> tuple[CommittedFile, ...]:

@@ -18,6 +18,7 @@ from tokenizer_jobs.commit_index import read_records
 from tokenizer_jobs.commit_records import (
     Commit,
     CommittedFile,
+    EncodeWork,
     commit_folder,
     commit_path,
     ids_sha256,
@@ -33,6 +34,7 @@ __all__ = [
     "Attempt",
     "Commit",
     "CommittedFile",
+    "EncodeWork",
     "Outcome",
     "Published",
     "commit_folder",
@@ -56,6 +58,7 @@ class Attempt:
     device: str
     started_at: datetime
     stage_seconds: Mapping[str, float]
+    encode_work: EncodeWork | None = None
 
 
 class Outcome(StrEnum):
@@ -118,7 +121,7 @@ def publish_unit(
         for file in staged:
             # A name that is free says that no attempt got this far, or that a receipt took out what had it, which is
             # found where the commit is refused: only a taken one is worth a look for a commit.
-            if storage.publish_if_absent(file.staged, file.target.path):
+            if storage.is_exclusive and storage.publish_if_absent(file.staged, file.target.path):
                 files.append(file.target)
                 new_paths.append(file.target.path)
                 continue
@@ -249,15 +252,19 @@ def _build_commit(
         started_at=attempt.started_at,
         finished_at=datetime.now(UTC),
         stage_seconds=dict(attempt.stage_seconds),
+        encode_work=attempt.encode_work,
     )
 
 
 def _publish_beside(storage: Storage, file: StagedFile) -> ShardFile:
-    """Publish a file whose name is taken: as the one that has it, if that has the same bytes, else under its hash."""
+    """Publish a file whose name is taken: as the one that has it, if that has the same bytes, else under its hash.
+
+    A store that lets two writers have one name gets names with hashes alone: there the later bytes are the same.
+    """
     target = file.target
     # An earlier attempt died, or is still alive, between its shard and its commit. Its file may be named by a
     # commit at any moment, so it must stay as it is.
-    if _sha256(storage, target.path) == target.sha256:
+    if storage.is_exclusive and _sha256(storage, target.path) == target.sha256:
         return target
     stem, _, suffix = target.path.rpartition(".")
     return publish_by_hash(storage, replace(file, target=replace(target, path=f"{stem}-{target.sha256[:8]}.{suffix}")))

@@ -127,6 +127,9 @@ class Runtime(Frozen):
     """auto: RAY_ADDRESS, or the cluster of the Ray job we are in, else a private local Ray."""
     encoders: Auto | Annotated[int, Field(gt=0)] = "auto"
     """Number of encoder actors; more than GPUs share them evenly. auto: one per GPU, else one per CPU."""
+    gpus_per_encoder: Auto | Annotated[float, Field(ge=0.01, le=1)] = "auto"
+    """Share of a GPU that an encoder takes, for clusters that grow: encoders that find none wait for nodes to come.
+    auto: a whole one, or less where `encoders` is more than the GPUs that are there."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where encoders run."""
     batch_seconds: float = Field(default=120.0, gt=0)

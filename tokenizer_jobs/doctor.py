@@ -211,6 +211,10 @@ def _check_ray() -> Iterator[Finding]:
     address = os.environ.get("RAY_ADDRESS")
     if address:
         yield _ray_cluster(address, subject="RAY_ADDRESS", remedy="unset RAY_ADDRESS, or start the cluster it names")
+    dashboard = os.environ.get("RAY_API_SERVER_ADDRESS")
+    if dashboard:
+        subject = "RAY_API_SERVER_ADDRESS"
+        yield _ray_cluster(dashboard, subject=subject, remedy=f"unset {subject}, or start the cluster it names")
     left_behind = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray", "ray_current_cluster")
     if left_behind.is_file():
         address = left_behind.read_text(encoding="utf-8", errors="replace").strip()

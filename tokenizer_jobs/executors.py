@@ -1,9 +1,14 @@
 """Where units are tokenized: the executor protocol, and the executor that uses this process alone."""
 
+import heapq
+import logging
+import math
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from itertools import count
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Literal, Protocol, Self
@@ -12,19 +17,23 @@ from tokenizer_jobs.decode import decode_items
 from tokenizer_jobs.encoding import Codec, EncodeDesk, limit_torch_threads
 from tokenizer_jobs.errors import TransientError
 from tokenizer_jobs.isolation import IsolatedDecoder
+from tokenizer_jobs.logs import log_event
 from tokenizer_jobs.machine import available_cpus
+from tokenizer_jobs.outages import MAX_STORAGE_FAILURES, Outage, pause_seconds
 from tokenizer_jobs.pipeline import UnitDone, UnitJob, tokenize_unit
 from tokenizer_jobs.records import Decoded, Item, WorkUnit
 from tokenizer_jobs.sources import lives_in_memory, make_source
 from tokenizer_jobs.stopping import StopRequest, UnitAbandonedError
 from tokenizer_jobs.storage import Storage
 
-__all__ = ["Executor", "InlineExecutor", "UnitFailed", "UnitOutcome"]
+__all__ = ["Executor", "InlineExecutor", "UnitFailed", "UnitOutcome", "log_outcome"]
+
+_log = logging.getLogger(__name__)
 
 GPU_LANES = 2
 """Units at once on a GPU: one decodes while the other encodes."""
-MAX_TRANSIENT_FAILURES = 3
-"""Tries of one unit against failing storage before the job gives it up."""
+LOOK_SECONDS = 0.1
+"""Between looks at the request to stop, and at units whose pause may be over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +46,36 @@ class UnitFailed:
 
 
 UnitOutcome = UnitDone | UnitFailed
+
+
+def log_outcome(outcome: UnitOutcome) -> None:
+    """Log what became of a unit."""
+    if isinstance(outcome, UnitFailed):
+        log_event(
+            _log,
+            logging.ERROR,
+            "unit_given_up",
+            unit=outcome.unit.part_name,
+            attempts=outcome.attempts,
+            detail=outcome.message,
+        )
+        return
+    commit = outcome.published.commit
+    log_event(
+        _log,
+        logging.INFO,
+        "unit_committed",
+        unit=outcome.unit.part_name,
+        attempt=commit.attempt,
+        outcome=str(outcome.published.outcome),
+        node=commit.host,
+        device=commit.device,
+        items=commit.num_items,
+        rows=commit.num_rows,
+        rejects=commit.num_rejects,
+        audio_seconds=commit.audio_seconds,
+        differing_rows=outcome.published.num_differing or None,
+    )
 
 
 class Executor(Protocol):
@@ -162,49 +201,117 @@ class InlineExecutor:
         return f"encoding in this process, {self._num_lanes} units at once on {self._device}"
 
     def run(self, units: Iterable[WorkUnit], *, stop: StopRequest) -> Iterator[UnitOutcome]:
-        """Tokenize units until done or asked to stop."""
-        waiting, running = iter(units), set[Future[UnitOutcome]]()
+        """Tokenize units until done or asked to stop.
+
+        Raises:
+            StorageOutageError: storage failed for every unit for too long.
+        """
+        open_units, running = _OpenUnits(units), dict[Future[UnitDone], _Try]()
         with ThreadPoolExecutor(self._num_lanes, thread_name_prefix="encoder") as lanes:
             try:
                 while True:
-                    while len(running) < self._num_lanes and not stop.requested and (unit := next(waiting, None)):
-                        running.add(lanes.submit(self._run_unit, unit, stop=stop))
-                    if not running:
+                    while len(running) < self._num_lanes and not stop.requested and (one := open_units.take()):
+                        running[lanes.submit(self._run_unit, one, stop=stop)] = one
+                    if not running and (stop.requested or open_units.finished):
                         return
-                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    done, _ = wait(running, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
+                    if not running:
+                        time.sleep(LOOK_SECONDS)
                     for future in done:
-                        with suppress(UnitAbandonedError):
-                            yield future.result()
+                        outcome = _settle(future, running.pop(future), open_units, num_others=len(running))
+                        if outcome is not None:
+                            yield outcome
             except Exception:
                 stop.abandon()  # the pool waits for its threads, which need not finish their units
                 raise
 
-    def _run_unit(self, unit: WorkUnit, *, stop: StopRequest) -> UnitOutcome:
+    def _run_unit(self, one: "_Try", *, stop: StopRequest) -> UnitDone:
         decoder = self._idle_decoders.get()
         try:
-            return self._try_unit(unit, decoder=decoder, stop=stop)
+            # A unit that ends in the middle leaves nothing of itself in the decoder.
+            with closing(_checked(decoder.decode(enumerate(one.unit.items)), stop=stop)) as decoded:
+                return tokenize_unit(
+                    one.unit,
+                    decoded=decoded,
+                    job=self._job,
+                    codec=self._codec,
+                    storage=self._storage,
+                    attempt=one.number,
+                    device=self._device,
+                    desk=self._desk,
+                )
         finally:
             self._idle_decoders.put(decoder)
 
-    def _try_unit(self, unit: WorkUnit, *, decoder: _Decoder, stop: StopRequest) -> UnitOutcome:
-        message = ""
-        for attempt in range(1, MAX_TRANSIENT_FAILURES + 1):
-            # A unit that ends in the middle leaves nothing of itself in the decoder.
-            with closing(_checked(decoder.decode(enumerate(unit.items)), stop=stop)) as decoded:
-                try:
-                    return tokenize_unit(
-                        unit,
-                        decoded=decoded,
-                        job=self._job,
-                        codec=self._codec,
-                        storage=self._storage,
-                        attempt=attempt,
-                        device=self._device,
-                        desk=self._desk,
-                    )
-                except TransientError as error:
-                    message = str(error)
-        return UnitFailed(unit=unit, attempts=MAX_TRANSIENT_FAILURES, message=message)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Try:
+    """One try at a unit."""
+
+    unit: WorkUnit
+    number: int = 1
+    num_failures: int = 0
+    """Of storage that served other units meanwhile."""
+
+
+class _OpenUnits:
+    """Units to be tried: those that met failing storage once their pause is over, then fresh ones."""
+
+    def __init__(self, units: Iterable[WorkUnit]) -> None:
+        self._units: Iterator[WorkUnit] | None = iter(units)
+        self._waiting: list[tuple[float, int, _Try]] = []
+        self._order = count()
+        self._outage = Outage()
+
+    @property
+    def finished(self) -> bool:
+        """Nothing is left to be tried."""
+        return self._units is None and not self._waiting
+
+    def take(self) -> _Try | None:
+        """What to try next; None when there is nothing now."""
+        now = time.monotonic()
+        is_due = self._waiting and (self._outage.is_open or self._waiting[0][0] <= now)
+        if not is_due and self._units is not None:
+            unit = next(self._units, None)
+            if unit is None:
+                self._units = None
+            else:
+                heapq.heappush(self._waiting, (now, next(self._order), _Try(unit=unit)))
+        due, _, one = self._waiting[0] if self._waiting else (math.inf, 0, None)
+        if one is None or (due > now and not self._outage.is_open) or not self._outage.enter(one.unit.unit_id, now=now):
+            return None
+        return heapq.heappop(self._waiting)[2]
+
+    def done(self, one: _Try) -> None:
+        """Take note that a unit got through."""
+        self._outage.passed(one.unit.unit_id)
+
+    def failed(self, one: _Try, *, message: str, num_others: int) -> UnitFailed | None:
+        """Plan the next try of a unit that met failing storage; None when there will be one."""
+        now, unit = time.monotonic(), one.unit
+        blameless = self._outage.failed(unit.unit_id, message=message, num_in_flight=num_others, now=now)
+        again = _Try(unit=unit, number=one.number + 1, num_failures=one.num_failures + (not blameless))
+        pause = 0.0
+        if not blameless:
+            if again.num_failures >= MAX_STORAGE_FAILURES:
+                return UnitFailed(unit=unit, attempts=one.number, message=message)
+            pause = pause_seconds(again.num_failures, key=unit.unit_id)
+            _log.warning("%s, attempt %d, tried again in %.0f s: %s", unit.part_name, one.number, pause, message)
+        heapq.heappush(self._waiting, (now + pause, next(self._order), again))
+        return None
+
+
+def _settle(future: Future[UnitDone], one: _Try, open_units: _OpenUnits, *, num_others: int) -> UnitOutcome | None:
+    """Take note of a try that ended; None when the unit will be tried again, or was abandoned."""
+    try:
+        done = future.result()
+    except UnitAbandonedError:
+        return None
+    except TransientError as error:
+        return open_units.failed(one, message=str(error), num_others=num_others)
+    open_units.done(one)
+    return done
 
 
 def _checked(decoded: Generator[Decoded, None, None], *, stop: StopRequest) -> Generator[Decoded, None, None]:

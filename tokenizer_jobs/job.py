@@ -6,6 +6,7 @@
 A run that dies at any of these arrows is resumed by the next: every step is either repeated harmlessly or found done.
 """
 
+import dataclasses
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +22,7 @@ from tokenizer_jobs.decode import AudioTarget, decoder_versions
 from tokenizer_jobs.encoding import choose_device, describe_codec, load_codec
 from tokenizer_jobs.errors import ConfigError, OutputBusyError
 from tokenizer_jobs.executor_choice import uses_ray
-from tokenizer_jobs.executors import Executor, InlineExecutor, UnitFailed, UnitOutcome
+from tokenizer_jobs.executors import Executor, InlineExecutor, UnitFailed, UnitOutcome, log_outcome
 from tokenizer_jobs.growth import Grown, Planner, Planning, plan_growth
 from tokenizer_jobs.isolation import DecodeLimits
 from tokenizer_jobs.lease import Lease
@@ -199,7 +200,7 @@ class _Run:
         """Tokenize the open units of a generation, as its plan selected them."""
         tally = Tally(plan, self.ledger.commits(plan.generation, with_pending=True))
         _check_versions(plan)
-        job = self._unit_job(plan)
+        job = dataclasses.replace(self._unit_job(plan), num_units=plan.num_units - len(tally.unit_ids))
         units = (unit for unit in read_units(self.storage, plan.generation) if unit.unit_id not in tally.unit_ids)
         seconds_left = max(0.0, plan.estimated_seconds - tally.seconds)
         limit = self._reject_limit(plan)
@@ -218,6 +219,7 @@ class _Run:
             self._judge(total(self._commits()))
 
     def _count(self, outcome: UnitOutcome, tally: Tally) -> None:
+        log_outcome(outcome)
         if isinstance(outcome, UnitFailed):
             unit = outcome.unit
             self.problems.append(
@@ -315,7 +317,8 @@ class _Run:
                 receipts=self.ledger.receipts,
             )
             generations = list_generations(self.storage)
-            sweep_orphans(self.storage, commits=self.ledger.commits(*generations, with_pending=True))
+            commits = self.ledger.commits(*generations, with_pending=True)
+            sweep_orphans(self.storage, commits=commits, still_ours=self._may_go_on)
 
     def _tell(self, tally: Tally | None, *, message: str | None = None) -> None:
         elapsed_seconds = time.monotonic() - self.started

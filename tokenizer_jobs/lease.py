@@ -110,13 +110,21 @@ class Lease:
         self._thread.start()
 
     def release(self) -> None:
-        """Stop the heartbeat and remove the lease if it is still ours."""
+        """Stop the heartbeat and remove the lease if it is still ours.
+
+        A storage that fails at this moment does not make a failure of a run that is done: a lease that stays names a
+        process that is gone.
+
+        Crash points: the lease is there or not. Between the look and the removal another run may have taken it over,
+        if this process slept for a minute there: then that one's lease is gone, and its next beat brings it back.
+        """
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        if self._is_ours(_read(self._storage)):
-            self._storage.delete(LEASE_PATH)
+        with suppress(TransientError):
+            if self._is_ours(_read(self._storage)):
+                self._storage.delete(LEASE_PATH)
 
     def look(self) -> None:
         """Find out now whether another run took over, for steps that a run which slept must not take any more.

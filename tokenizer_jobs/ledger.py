@@ -4,14 +4,25 @@ A driver asks for them again and again: to resume, to judge, to publish, to swee
 265 MB, as records 60 MB.
 """
 
+import logging
 from collections.abc import Iterator
 
 from tokenizer_jobs.commit_index import read_records, write_index
 from tokenizer_jobs.commits import Commit, commit_folder, commit_path, parse_commit
+from tokenizer_jobs.errors import TransientError
+from tokenizer_jobs.logs import log_event
 from tokenizer_jobs.receipts import Receipts, read_receipts
 from tokenizer_jobs.storage import Storage
 
 __all__ = ["Ledger"]
+
+_log = logging.getLogger(__name__)
+
+FIRST_INDEX = 1024
+"""Records from which an index is kept while a run goes on: fewer are read in some seconds."""
+INDEX_GROWTH = 1.25
+"""Records at the next index to those at this one: a reader misses a fifth at most, and all the indices that a run
+writes are five times the last."""
 
 
 class Ledger:
@@ -24,6 +35,8 @@ class Ledger:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._records: dict[int, dict[str, bytes]] = {}
+        self._index_due: dict[int, int] = {}
+        """Records of a generation at which its index is next written."""
         self._receipts: Receipts | None = None
 
     @property
@@ -40,7 +53,19 @@ class Ledger:
     def add(self, commit: Commit) -> None:
         """Take note of a commit that stands."""
         path = commit_path(commit.generation, commit.unit_id)
-        self._known(commit.generation)[path] = commit.model_dump_json().encode()
+        known = self._known(commit.generation)
+        known[path] = commit.model_dump_json().encode()
+        if not self._storage.is_local and len(known) >= self._index_due.get(commit.generation, FIRST_INDEX):
+            self._write_index(commit.generation)
+
+    def _write_index(self, generation: int) -> None:
+        """Leave an index in the middle of a run, for who asks how it goes, and for a resume."""
+        known = self._known(generation)
+        self._index_due[generation] = int(INDEX_GROWTH * len(known))
+        try:
+            write_index(self._storage, commit_folder(generation), known)
+        except TransientError as error:  # it is only a copy, and the next one comes
+            log_event(_log, logging.WARNING, "index_not_written", generation=generation, detail=str(error))
 
     def num_committed(self, generation: int) -> int:
         """How many units of a generation have a commit."""
@@ -64,9 +89,14 @@ class Ledger:
                     yield commit
 
     def settle(self, generation: int) -> None:
-        """Read what others have committed meanwhile, and leave an index for those who read this generation next."""
+        """Read what others have committed meanwhile, and leave an index for those who read this generation next.
+
+        A commit that this run knows stays known where a listing lags behind and does not show it yet. Where the store
+        let two writers believe that they won, the records are read again: what it has now is what counts.
+        """
         folder, known = commit_folder(generation), self._known(generation)
-        found = dict(read_records(self._storage, folder, known=known))
+        held = known if self._storage.is_exclusive else {}
+        found = {**known, **dict(read_records(self._storage, folder, known=held))}
         self._records[generation] = found
         if not self._storage.is_local and found:
             write_index(self._storage, folder, found)

@@ -3,6 +3,7 @@
 decoding ──▶ form_batches ──▶ RowAssembly (encodes) ──▶ ShardWriter, write_rejects ──▶ publish_unit
 """
 
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,17 +16,20 @@ import pyarrow as pa
 
 from tokenizer_jobs.assembly import RowAssembly
 from tokenizer_jobs.batching import form_batches
-from tokenizer_jobs.commits import Attempt, Published, publish_unit
+from tokenizer_jobs.commits import Attempt, EncodeWork, Published, publish_unit
 from tokenizer_jobs.decode import AudioTarget
 from tokenizer_jobs.encoding import Codec, EncodeDesk
 from tokenizer_jobs.isolation import DecodeLimits
-from tokenizer_jobs.records import Batch, Decoded, RejectedItem, WorkUnit
+from tokenizer_jobs.logs import log_event
+from tokenizer_jobs.records import Batch, Decoded, EncodeFigures, RejectedItem, WorkUnit
 from tokenizer_jobs.schema import reject_schema, row_schema
 from tokenizer_jobs.shards import ShardWriter, write_rejects
 from tokenizer_jobs.source_config import SourceConfig
 from tokenizer_jobs.storage import Storage
 
 __all__ = ["UnitDone", "UnitJob", "tokenize_unit"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +55,8 @@ class UnitJob:
     """Of decoding one record."""
     takes_over: bool = False
     """Whether earlier generations have these items too (`PlanSummary.takes_over`)."""
+    num_units: int = 0
+    """That were open when the run came to the generation; for metrics."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +65,8 @@ class UnitDone:
 
     unit: WorkUnit
     published: Published
+    publish_seconds: float = 0.0
+    """That publishing took: its record is written before it is over, and cannot hold it."""
 
 
 class _StageClock:
@@ -66,6 +74,17 @@ class _StageClock:
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._started_at = datetime.now(UTC)
+
+    def attempt(self, number: int, *, device: str, figures: EncodeFigures) -> Attempt:
+        """What the commit says of the unit so far; encoding knows its own seconds, those of waiting among them."""
+        return Attempt(
+            number=number,
+            device=device,
+            started_at=self._started_at,
+            stage_seconds={**self.seconds, "encode": figures.seconds, "encode_wait": figures.wait_seconds},
+            encode_work=_encode_work(figures),
+        )
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -115,7 +134,7 @@ def tokenize_unit(
         IntegrityError: the decoded items are not the unit's, or another commit of the unit has other ids or counts.
     """
     desk = EncodeDesk(codec, merges=False) if desk is None else desk
-    clock, started_at = _StageClock(), datetime.now(UTC)
+    clock = _StageClock()
     assembly = RowAssembly(
         unit,
         desk=desk,
@@ -144,22 +163,49 @@ def tokenize_unit(
         assembly.check_ended()
         with clock.stage("write"):
             shard = writer.close()
-    clock.seconds["encode"] = assembly.encode_seconds
-    rejects = write_rejects(
-        storage,
-        unit=unit,
-        rejected=rejected,
-        schema=reject_schema(job.user_schema),
-        metadata=job.metadata,
-        shard_format=job.shard_format,
+    with clock.stage("write"):
+        rejects = write_rejects(
+            storage,
+            unit=unit,
+            rejected=rejected,
+            schema=reject_schema(job.user_schema),
+            metadata=job.metadata,
+            shard_format=job.shard_format,
+        )
+    _log_rejects(unit, rejected)
+    with clock.stage("publish"):
+        published = publish_unit(
+            storage,
+            unit=unit,
+            recipe_id=job.recipe_id,
+            shard=shard,
+            rejects=rejects,
+            attempt=clock.attempt(attempt, device=device, figures=assembly.figures),
+            takes_over=job.takes_over,
+        )
+    return UnitDone(unit=unit, published=published, publish_seconds=clock.seconds["publish"])
+
+
+def _encode_work(figures: EncodeFigures) -> EncodeWork | None:
+    if not figures.num_calls:
+        return None
+    return EncodeWork(
+        num_calls=figures.num_calls,
+        peak_items=figures.peak_items,
+        num_samples=figures.num_samples,
+        num_padded_samples=figures.num_padded_samples,
     )
-    published = publish_unit(
-        storage,
-        unit=unit,
-        recipe_id=job.recipe_id,
-        shard=shard,
-        rejects=rejects,
-        attempt=Attempt(number=attempt, device=device, started_at=started_at, stage_seconds=dict(clock.seconds)),
-        takes_over=job.takes_over,
-    )
-    return UnitDone(unit=unit, published=published)
+
+
+def _log_rejects(unit: WorkUnit, rejected: Iterable[RejectedItem]) -> None:
+    for reject in rejected:
+        log_event(
+            _log,
+            logging.INFO,
+            "item_rejected",
+            unit=unit.part_name,
+            item=unit.items[reject.position].id,
+            stage=str(reject.stage),
+            reason=str(reject.reason),
+            detail=reject.message,
+        )

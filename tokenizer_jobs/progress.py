@@ -1,12 +1,14 @@
-"""Progress of a run: a bar on a terminal, elsewhere one parseable line now and then.
+"""Progress of a run: a bar on a terminal, elsewhere one parseable line now and then, or a JSON object.
 
     progress units=12/40 hours=1.250/4.000 items=1500 rows=1498 rejects=2 elapsed=61.2 speed=73.4 eta=134.7
 
 Hours are of audio, `speed` is hours of audio per hour of this run, the rest is in seconds; `?` is not known yet.
 """
 
+import logging
 import threading
 import time
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
@@ -15,12 +17,15 @@ from rich.progress import BarColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Column
 
+from tokenizer_jobs.logs import LogFormat, log_event
 from tokenizer_jobs.wording import audio_text, count_text, span_text, speed_text
 
 if TYPE_CHECKING:
     from tokenizer_jobs.results import Progress
 
 __all__ = ["LINE_SECONDS", "Pace", "ProgressDisplay", "progress_line"]
+
+_log = logging.getLogger(__name__)
 
 LINE_SECONDS = 10.0
 """Time between two lines where there is no terminal."""
@@ -92,10 +97,15 @@ class ProgressDisplay:
     Args:
         stream: Where to; a terminal gets a bar, anything else lines.
         line_seconds: Time between two lines.
+        log_format: json: events `progress` and `message` of the log, and nothing on the stream.
     """
 
-    def __init__(self, stream: TextIO, *, line_seconds: float = LINE_SECONDS) -> None:
-        self._face: _Face = _Bar(stream) if stream.isatty() else _Lines(stream, line_seconds=line_seconds)
+    def __init__(self, stream: TextIO, *, line_seconds: float = LINE_SECONDS, log_format: LogFormat = "text") -> None:
+        self._face: _Face
+        if log_format == "json":
+            self._face = _Events(line_seconds=line_seconds)
+        else:
+            self._face = _Bar(stream) if stream.isatty() else _Lines(stream, line_seconds=line_seconds)
         self._pace = Pace()
 
     def __enter__(self) -> Self:
@@ -115,11 +125,10 @@ class ProgressDisplay:
         self._face.show(progress, self._pace)
 
 
-class _Lines:
-    """One line when `line_seconds` have passed, whether or not a unit ended, and one at the end."""
+class _NowAndThen(ABC):
+    """Says something when `line_seconds` have passed, whether or not a unit ended, and once at the end."""
 
-    def __init__(self, stream: TextIO, *, line_seconds: float) -> None:
-        self._stream = stream
+    def __init__(self, *, line_seconds: float) -> None:
         self._line_seconds = line_seconds
         self._lock = threading.Lock()
         self._latest: tuple[Progress, Pace, float] | None = None
@@ -133,8 +142,11 @@ class _Lines:
         with self._lock:
             self._latest = (progress, pace, time.monotonic())
 
-    def say(self, message: str) -> None:
-        print(message, file=self._stream, flush=True)
+    @abstractmethod
+    def say(self, message: str) -> None: ...
+
+    @abstractmethod
+    def say_progress(self, progress: "Progress", pace: Pace, *, waited_seconds: float) -> None: ...
 
     def stop(self) -> None:
         self._ended.set()
@@ -150,7 +162,45 @@ class _Lines:
             if self._latest is None or self._latest[0].units == 0:
                 return  # nothing is planned yet, or nothing was new
             progress, pace, seen = self._latest
-            print(progress_line(progress, pace, waited_seconds=time.monotonic() - seen), file=self._stream, flush=True)
+            self.say_progress(progress, pace, waited_seconds=time.monotonic() - seen)
+
+
+class _Lines(_NowAndThen):
+    """Lines on a stream."""
+
+    def __init__(self, stream: TextIO, *, line_seconds: float) -> None:
+        super().__init__(line_seconds=line_seconds)
+        self._stream = stream
+
+    def say(self, message: str) -> None:
+        print(message, file=self._stream, flush=True)
+
+    def say_progress(self, progress: "Progress", pace: Pace, *, waited_seconds: float) -> None:
+        print(progress_line(progress, pace, waited_seconds=waited_seconds), file=self._stream, flush=True)
+
+
+class _Events(_NowAndThen):
+    """Events of the log."""
+
+    def say(self, message: str) -> None:
+        _log.info("%s", message)
+
+    def say_progress(self, progress: "Progress", pace: Pace, *, waited_seconds: float) -> None:
+        log_event(
+            _log,
+            logging.INFO,
+            "progress",
+            units_committed=progress.units_committed,
+            units=progress.units,
+            hours_done=progress.hours_done,
+            hours_total=progress.hours_total,
+            items=progress.items,
+            rows=progress.rows,
+            rejects=progress.rejects,
+            elapsed_seconds=progress.elapsed_seconds + waited_seconds,
+            speed=pace.speed,
+            eta_seconds=pace.eta_seconds,
+        )
 
 
 class _Bar:

@@ -25,7 +25,7 @@ from pydantic import Field, ValidationError
 from tokenizer_jobs.commit_records import Commit, CommittedFile, StoredRecord, commit_path
 from tokenizer_jobs.errors import IntegrityError, OutputBusyError
 from tokenizer_jobs.parquet import open_parquet
-from tokenizer_jobs.storage import Storage, StoredFile
+from tokenizer_jobs.storage import Storage, StoredFile, numbers_in
 
 __all__ = [
     "REMOVED_COLUMNS",
@@ -214,7 +214,7 @@ def dropped_items(storage: Storage, receipts: Receipts) -> frozenset[str]:
 
 
 def newest_receipt(storage: Storage) -> int:
-    """Number of the newest receipt, by one listing; 0 before the first."""
+    """Number of the newest receipt; 0 before the first."""
     return max(_numbers(storage), default=0)
 
 
@@ -311,8 +311,7 @@ def publish_receipt(
 
 
 def _numbers(storage: Storage) -> list[int]:
-    stems = (file.path.rpartition("/")[2].removesuffix(".json") for file in storage.list(RECEIPTS_FOLDER))
-    return sorted(int(stem) for stem in stems if stem.isdigit())
+    return numbers_in(storage, RECEIPTS_FOLDER, suffix=".json")
 
 
 def _read(storage: Storage, number: int) -> Receipt:

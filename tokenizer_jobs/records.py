@@ -18,6 +18,7 @@ __all__ = [
     "Decoded",
     "DecodedItem",
     "DecodedStretch",
+    "EncodeFigures",
     "EncodedItem",
     "ImportedFacts",
     "Item",
@@ -277,6 +278,33 @@ class EncodedItem:
 
     def __repr__(self) -> str:
         return f"EncodedItem(codes={self.codes.dtype}{list(self.codes.shape)})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeFigures:
+    """What encoding took; figures of several calls add up."""
+
+    seconds: float = 0.0
+    """Of the codec's time: where units met in a call, in proportion to samples."""
+    wait_seconds: float = 0.0
+    """Until it was their turn, or for other units in the same call."""
+    num_calls: int = 0
+    peak_items: int = 0
+    """Items in the largest call, those of other units among them."""
+    num_samples: int = 0
+    """Per channel."""
+    num_padded_samples: int = 0
+    """That were computed beyond these, since items of different lengths shared a batch."""
+
+    def __add__(self, other: "EncodeFigures") -> "EncodeFigures":
+        return EncodeFigures(
+            seconds=self.seconds + other.seconds,
+            wait_seconds=self.wait_seconds + other.wait_seconds,
+            num_calls=self.num_calls + other.num_calls,
+            peak_items=max(self.peak_items, other.peak_items),
+            num_samples=self.num_samples + other.num_samples,
+            num_padded_samples=self.num_padded_samples + other.num_padded_samples,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,23 +1,30 @@
 """Where an output stands, from any machine: plans, commits, lease and catalog say it; no run is asked."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from tokenizer_jobs.accounting import total
-from tokenizer_jobs.catalog import SnapshotFacts, newest_snapshot
-from tokenizer_jobs.commits import Commit, committed_unit_ids, read_commits
+from tokenizer_jobs.accounting import Totals, merge, total
+from tokenizer_jobs.catalog import SnapshotFacts, newest_snapshot, snapshot_numbers
+from tokenizer_jobs.commit_index import Version, list_records, read_listed
+from tokenizer_jobs.commits import Commit, commit_folder, parse_commit
 from tokenizer_jobs.digest import Digest
 from tokenizer_jobs.lease import LeaseHolder, read_lease
 from tokenizer_jobs.liveness import Owner
+from tokenizer_jobs.pace import LATEST_UNITS, RecentWork, UnitPace, latest, recent_work
 from tokenizer_jobs.planning import PlanSummary, list_generations, read_plan_summary
 from tokenizer_jobs.receipts import Receipts, read_receipts
-from tokenizer_jobs.recipe import read_recipe
+from tokenizer_jobs.recipe import ResolvedRecipe, read_recipe
 from tokenizer_jobs.results import OutputSummary
 from tokenizer_jobs.storage import Storage
 
-__all__ = ["LiveRun", "Status", "read_status"]
+__all__ = ["LiveRun", "Status", "StatusReader", "read_status"]
+
+FEW_RECORDS = 512
+"""Records that are read one by one although an index may have them: eight rounds of requests."""
 
 
 class LiveRun(BaseModel):
@@ -46,6 +53,8 @@ class Status(OutputSummary):
     """Hours of audio per hour, by the live run's commits; null without a live run or before its first commit."""
     eta_seconds: float | None
     """Until no unit is left, at the pace of the live run's commits; null where that is not known."""
+    recent: RecentWork | None
+    """What the latest units say; null before the first."""
     live_run: LiveRun | None
     generations: int
     recipe_id: str
@@ -67,43 +76,141 @@ def read_status(output: str) -> Status:
         ConfigError: there is no output.
         IntegrityError: a plan, a commit or the snapshot is damaged.
     """
-    storage = Storage.at(output)
-    recipe = read_recipe(storage)
-    holder = read_lease(storage)  # before the commits, so that a run that ends meanwhile is not called dead
-    plans = [read_plan_summary(storage, generation) for generation in list_generations(storage)]
-    receipts = read_receipts(storage)
-    committed = {plan.generation: len(committed_unit_ids(storage, plan.generation)) for plan in plans}
-    newest = newest_snapshot(storage)
-    covered = _covered_by(newest.facts if newest is not None else None, committed, receipts=receipts)
-    commits = [
-        commit
-        for plan in plans
-        if plan.generation not in covered
-        for commit in read_commits(storage, plan.generation, receipts=receipts, with_pending=True)
-    ]
-    live, dead = _split_holder(holder)
-    num_units = sum(plan.num_units for plan in plans)
-    num_committed = sum(committed.values())
-    left = max(0, num_units - num_committed)
-    rate, eta_seconds = _pace(commits, live=live, left=left)
-    return Status(
-        output=storage.name,
-        **_sums(newest.facts if newest is not None and covered else None, list(filter(receipts.is_live, commits))),
-        items=sum(plan.num_items for plan in plans if not plan.takes_over) - receipts.num_dropped,
-        dropped=receipts.num_dropped,
-        units=num_units,
-        units_committed=num_committed,
-        left=left,
-        running=live is not None,
-        snapshot=None if newest is None else newest.number,
-        rate=rate,
-        eta_seconds=eta_seconds,
-        live_run=live,
-        generations=len(plans),
-        recipe_id=recipe.recipe_id,
-        codec=recipe.codec.model,
-        problems=_problems(plans, committed=committed, dead=dead),
-    )
+    return StatusReader(output).read()
+
+
+class StatusReader:
+    """Reads where an output stands, again and again: what is known of it by then is not read another time.
+
+    Args:
+        output: Local path or fsspec URL.
+    """
+
+    def __init__(self, output: str) -> None:
+        self._storage = Storage.at(output)
+        self._recipe: ResolvedRecipe | None = None
+        self._plans: dict[int, PlanSummary] = {}
+        self._newest: SnapshotFacts | None = None
+        self._seen = _Seen()
+
+    def read(self) -> Status:
+        """Look once.
+
+        Raises:
+            ConfigError: there is no output.
+            IntegrityError: a plan, a commit or the snapshot is damaged.
+        """
+        storage = self._storage
+        recipe = self._recipe = self._recipe or read_recipe(storage)
+        holder = read_lease(storage)  # before the commits, so that a run that ends meanwhile is not called dead
+        plans = self._read_plans()
+        receipts = read_receipts(storage)
+        listed = {plan.generation: list_records(storage, commit_folder(plan.generation)) for plan in plans}
+        committed = {generation: len(records) for generation, records in listed.items()}
+        newest = self._read_newest()
+        covered = _covered_by(newest, committed, receipts=receipts)
+        self._read_commits(listed, covered=covered, receipts=receipts)
+        live, dead = _split_holder(holder)
+        num_units, num_committed = sum(plan.num_units for plan in plans), sum(committed.values())
+        left = max(0, num_units - num_committed)
+        rate, eta_seconds = self._seen.pace(live, left=left)
+        return Status(
+            output=storage.name,
+            **_sums(newest if covered else None, self._seen.totals),
+            items=sum(plan.num_items for plan in plans if not plan.takes_over) - receipts.num_dropped,
+            dropped=receipts.num_dropped,
+            units=num_units,
+            units_committed=num_committed,
+            left=left,
+            running=live is not None,
+            snapshot=None if newest is None else newest.number,
+            rate=rate,
+            eta_seconds=eta_seconds,
+            recent=recent_work(self._seen.latest),
+            live_run=live,
+            generations=len(plans),
+            recipe_id=recipe.recipe_id,
+            codec=recipe.codec.model,
+            problems=_problems(plans, committed=committed, dead=dead),
+        )
+
+    def _read_plans(self) -> list[PlanSummary]:
+        for generation in list_generations(self._storage):
+            if generation not in self._plans:
+                self._plans[generation] = read_plan_summary(self._storage, generation)
+        return [self._plans[generation] for generation in sorted(self._plans)]
+
+    def _read_newest(self) -> SnapshotFacts | None:
+        numbers = snapshot_numbers(self._storage)
+        if numbers and (self._newest is None or self._newest.number != numbers[-1]):
+            newest = newest_snapshot(self._storage)
+            self._newest = None if newest is None else newest.facts
+        return self._newest if numbers else None
+
+    def _read_commits(
+        self, listed: Mapping[int, Mapping[str, Version]], *, covered: frozenset[int], receipts: Receipts
+    ) -> None:
+        """Take in the commits that no snapshot covers, and of the others the latest."""
+        if self._seen.basis != (covered, receipts.newest):
+            self._seen = _Seen(basis=(covered, receipts.newest))
+        modified = sorted((version[1], path) for generation in covered for path, version in listed[generation].items())
+        chosen = {path for _, path in modified[-LATEST_UNITS:]}
+        for generation, records in listed.items():
+            some = {
+                path: version
+                for path, version in records.items()
+                if path not in self._seen.paths and (generation not in covered or path in chosen)
+            }
+            found = read_listed(self._storage, commit_folder(generation), some, by_index=len(some) > FEW_RECORDS)
+            commits = (receipts.effective(parse_commit(content, path=path)) for path, content in found)
+            self._seen.add(commits, paths=some, receipts=None if generation in covered else receipts)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Seen:
+    """What was read of commits so far: sums, and the latest units."""
+
+    basis: tuple[frozenset[int], int] = (frozenset(), 0)
+    """Generations that a snapshot has the sums of, and the newest receipt: under others all is read anew."""
+    paths: set[str] = field(default_factory=set)
+    totals: Totals = field(default_factory=lambda: total([]))
+    """Of commits that no snapshot covers, and that count."""
+    latest: list[UnitPace] = field(default_factory=list)
+    times: list[tuple[float, float, float]] = field(default_factory=list)
+    """When each unit that no snapshot covers was started and finished, and its seconds of audio."""
+
+    def add(self, commits: Iterable[Commit], *, paths: Iterable[str], receipts: Receipts | None) -> None:
+        """Take in commits; receipts of None: a snapshot has their sums."""
+
+        def passing() -> Iterator[Commit]:
+            some: list[UnitPace] = []
+            for commit in commits:
+                unit = UnitPace.of(commit)
+                some.append(unit)
+                if len(some) > 2 * LATEST_UNITS:
+                    some = latest(some)
+                if receipts is not None:
+                    self.times.append((unit.started, unit.finished, unit.audio_seconds))
+                    if receipts.is_live(commit):
+                        yield commit
+            self.latest = latest([*self.latest, *some])
+
+        self.totals = merge(self.totals, total(passing()))
+        self.paths.update(paths)
+
+    def pace(self, live: LiveRun | None, *, left: int) -> tuple[float | None, float | None]:
+        """Hours of audio per hour, and seconds until no unit is left.
+
+        Both from the commits' own clocks: the clock of the machine that asks may differ. Units are planned to equal
+        cost, so units per second tell the time that is left better than estimated hours.
+        """
+        recent = [] if live is None else [times for times in self.times if times[0] >= live.started_at]
+        if not recent:
+            return None, None
+        span_seconds = max(finished for _, finished, _ in recent) - min(started for started, _, _ in recent)
+        if span_seconds <= 0:
+            return None, None
+        return sum(audio for _, _, audio in recent) / span_seconds, left * span_seconds / len(recent)
 
 
 def _covered_by(facts: SnapshotFacts | None, committed: dict[int, int], *, receipts: Receipts) -> frozenset[int]:
@@ -118,9 +225,8 @@ def _covered_by(facts: SnapshotFacts | None, committed: dict[int, int], *, recei
     return frozenset(facts.generations)
 
 
-def _sums(facts: SnapshotFacts | None, commits: Sequence[Commit]) -> dict[str, object]:
+def _sums(facts: SnapshotFacts | None, sums: Totals) -> dict[str, Any]:
     """Totals of the commits that were read, on top of what the snapshot has."""
-    sums = total(commits)
     reasons = dict(sums.rejects_by_reason)
     for reason, count in (facts.rejects_by_reason if facts is not None else {}).items():
         reasons[reason] = reasons.get(reason, 0) + count
@@ -150,25 +256,6 @@ def _split_holder(holder: LeaseHolder | None) -> tuple[LiveRun | None, LeaseHold
         heartbeat_age_seconds=max(0.0, now - holder.heartbeat),
     )
     return live, None
-
-
-def _pace(commits: Sequence[Commit], *, live: LiveRun | None, left: int) -> tuple[float | None, float | None]:
-    """Hours of audio per hour, and seconds until no unit is left.
-
-    Both from the commits' own clocks: the clock of the machine that asks may differ. Units are planned to equal
-    cost, so units per second tell the time that is left better than estimated hours.
-    """
-    if live is None:
-        return None, None
-    recent = [commit for commit in commits if commit.started_at.timestamp() >= live.started_at]
-    if not recent:
-        return None, None
-    begun = min(commit.started_at for commit in recent)
-    span_seconds = (max(commit.finished_at for commit in recent) - begun).total_seconds()
-    if span_seconds <= 0:
-        return None, None
-    audio_seconds = sum(commit.audio_seconds for commit in recent)
-    return audio_seconds / span_seconds, left * span_seconds / len(recent)
 
 
 def _problems(plans: Sequence[PlanSummary], *, committed: dict[int, int], dead: LeaseHolder | None) -> list[str]:

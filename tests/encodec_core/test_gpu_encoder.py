@@ -88,6 +88,14 @@ class TestPlan:
         assert all(len(batch.items) >= 64 for batch in batches[:-1])
 
 
+def test_padding_is_what_fills_items_up_to_the_longest_of_their_batch() -> None:
+    encoder = gpu_encoder("causal_mono")
+    encoder.encode(audio_of("causal_mono", 3200))
+    assert encoder.num_padded_samples == 0
+    encoder.encode(audio_of("causal_mono", 3200, 2000, 2900))
+    assert encoder.num_padded_samples == 1200 + 300
+
+
 class TestBudget:
     @given(free=st.integers(0, 2**40), per_sample=st.integers(64, 4096), per_frame=st.integers(1000, 100_000))
     def test_it_fits_and_changes_in_powers_of_two(self, free: int, per_sample: int, per_frame: int) -> None:

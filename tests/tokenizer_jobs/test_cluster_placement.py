@@ -1,8 +1,21 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tokenizer_jobs.cluster.placement import Node, Placement, place
+from tokenizer_jobs.cluster.placement import (
+    EncoderPlace,
+    Node,
+    Placement,
+    describe_nodes,
+    follow,
+    missing,
+    num_placeable,
+    place,
+)
 from tokenizer_jobs.config import Runtime
 from tokenizer_jobs.errors import ConfigError
+
+AUTO = Runtime()
 
 
 def node(name: str = "a", *, cpus: float = 2, gpus: float = 0, slots: float = 0) -> Node:
@@ -95,3 +108,132 @@ def test_a_placement_is_told_in_one_line() -> None:
 def test_numbers_that_cannot_work_are_refused(nodes: list[Node], runtime: Runtime, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         place(nodes, runtime)
+
+
+def on(placement: Placement) -> list[str]:
+    return sorted(encoder.node_id or "anywhere" for encoder in placement.encoders)
+
+
+def after(
+    before: Placement,
+    nodes: list[Node],
+    runtime: Runtime = AUTO,
+    *,
+    held: tuple[EncoderPlace, ...] | None = None,
+    vacant: tuple[EncoderPlace, ...] = (),
+) -> Placement:
+    return follow(before, nodes, runtime, held=before.encoders if held is None else held, vacant=vacant)
+
+
+def test_encoders_are_added_for_the_gpus_and_slots_of_nodes_that_join() -> None:
+    one = place([node("a", cpus=8, gpus=2)], AUTO)
+    assert gpu_shares(after(one, [node("a", cpus=8, gpus=2), node("b", cpus=8, gpus=4)])) == [1] * 6
+    slots = place([node("a", slots=2)], AUTO)
+    assert [e.encoder_slots for e in after(slots, [node("a", slots=2), node("b", slots=1)]).encoders] == [1] * 3
+
+
+def test_encoders_by_cpus_come_with_their_node_and_go_with_it() -> None:
+    one = place([node("a", cpus=2)], AUTO)
+    both = after(one, [node("a", cpus=2), node("b", cpus=1)])
+    assert on(both) == ["a", "a", "b"]
+    left = [encoder for encoder in both.encoders if encoder.node_id == "b"]
+    gone = [encoder for encoder in both.encoders if encoder.node_id == "a"]
+    assert on(after(both, [node("b", cpus=1)], held=tuple(left), vacant=tuple(gone))) == ["b"]
+
+
+def test_a_given_number_of_encoders_by_cpus_moves_to_the_nodes_that_are_left() -> None:
+    three = Runtime(encoders=3)
+    before = place([node("a", cpus=2), node("b", cpus=2), node("head", cpus=0)], three)
+    assert on(before) == ["a", "a", "b"], "a node without CPUs gets none"
+    held = tuple(encoder for encoder in before.encoders if encoder.node_id == "b")
+    assert on(after(before, [node("b", cpus=2), node("head", cpus=0)], three, held=held)) == ["b"] * 3
+
+
+@pytest.mark.parametrize("runtime", [AUTO, Runtime(encoders=2)])
+def test_a_lost_gpu_is_asked_for_again_whether_or_not_it_is_there(runtime: Runtime) -> None:
+    before = place([node("a", cpus=4, gpus=1), node("b", cpus=4, gpus=1)], runtime)
+    held, vacant = before.encoders[:1], before.encoders[1:]
+    waiting = after(before, [node("b", cpus=4, gpus=1)], runtime, held=held, vacant=vacant)
+    assert gpu_shares(waiting) == [1, 1]
+    assert "1 of them wait for nodes to come" in waiting.describe()
+    back = after(waiting, [node("b", cpus=4, gpus=1), node("c", cpus=4, gpus=1)], runtime)
+    assert gpu_shares(back) == [1, 1], "the one that waits takes the new GPU"
+
+
+def test_decode_tasks_and_threads_follow_the_nodes() -> None:
+    one = place([node("a", cpus=4, gpus=1)], AUTO)
+    assert (one.decode_tasks, one.max_in_flight) == (2, 8)
+    both = after(one, [node("a", cpus=4, gpus=1), node("b", cpus=60)])
+    assert (both.decode_tasks, both.max_in_flight) == (16, 16)
+    assert both.num_threads("a") == 4
+    joined = after(both, [node("a", cpus=4, gpus=1), node("c", cpus=8, gpus=2)])
+    assert joined.num_threads("c") == 4
+    left = after(place([node(cpus=8, gpus=1)], fixed := Runtime(decode_tasks=16)), [node(cpus=2, gpus=1)], fixed)
+    assert (left.decode_tasks, left.max_in_flight) == (8, 1), "a unit is decoded by the places that are left"
+
+
+@given(
+    cpus=st.lists(st.integers(0, 9), min_size=1, max_size=6),
+    gpus=st.lists(st.integers(0, 4), min_size=6, max_size=6),
+    later=st.lists(st.integers(0, 9), min_size=1, max_size=6),
+    decode_cpus=st.sampled_from([0.25, 0.5, 1.0]),
+)
+def test_units_in_flight_never_need_more_decode_places_than_there_are(
+    cpus: list[int], gpus: list[int], later: list[int], decode_cpus: float
+) -> None:
+    runtime = Runtime(decode_cpus=decode_cpus)
+    first = [node(f"{i}", cpus=count, gpus=gpus[i]) for i, count in enumerate(cpus)]
+    try:
+        placement = place(first, runtime)
+    except ConfigError:
+        return
+    then = [node(f"{i}", cpus=count, gpus=gpus[-1 - i]) for i, count in enumerate(later)]
+    placement = after(placement, then, runtime)
+    places = sum(int(count / decode_cpus) for count in later)
+    assert placement.max_in_flight * placement.decode_tasks <= max(1, places)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "runtime", "lacking"),
+    [
+        ([node(cpus=0)], Runtime(), "0.25 CPUs, for decode tasks"),
+        ([node(cpus=0, gpus=1)], Runtime(), "0.25 CPUs, for decode tasks"),
+        ([node(cpus=4)], Runtime(device="cuda"), "a GPU"),
+        ([node(cpus=4)], Runtime(gpus_per_encoder=0.5), "a GPU"),
+        ([node(cpus=4)], Runtime(), None),
+        ([node(cpus=0), node("b", cpus=1, gpus=1)], Runtime(device="cuda"), None),
+    ],
+)
+def test_what_an_empty_cluster_lacks_is_named(nodes: list[Node], runtime: Runtime, lacking: str | None) -> None:
+    found = missing(nodes, runtime)
+    assert found is None if lacking is None else lacking in str(found)
+
+
+def test_on_the_first_node_of_a_growing_cluster_each_of_a_number_of_encoders_takes_a_whole_gpu() -> None:
+    placement = place([node(cpus=8, gpus=1)], Runtime(encoders=16), growing=True)
+    assert gpu_shares(placement) == [1] * 16
+    assert num_placeable(placement.encoders, placement.nodes) == 1
+    assert placement.decode_tasks == 4, "CPUs are shared by those that are placed"
+
+
+def test_a_growing_cluster_gets_encoders_by_cpus_as_its_nodes_come() -> None:
+    eight = Runtime(encoders=8)
+    first = place([node("a", cpus=2)], eight, growing=True)
+    assert on(first) == ["a", "a"]
+    assert on(after(first, [node("a", cpus=2), node("b", cpus=16)], eight)) == ["a", "a", *["b"] * 6]
+
+
+def test_a_share_of_a_gpu_is_never_split_over_two() -> None:
+    nodes = [node(cpus=16, gpus=2)]
+    assert gpu_shares(place(nodes, Runtime(gpus_per_encoder=0.6))) == [0.6, 0.6]
+    assert num_placeable([EncoderPlace(gpus=0.6)] * 3, nodes) == 2
+    assert num_placeable([EncoderPlace(gpus=1.0), EncoderPlace(gpus=0.5), EncoderPlace(gpus=0.5)], nodes) == 3
+
+
+def test_a_share_of_a_gpu_without_a_gpu_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"gpus_per_encoder = 0.5 with runtime.device = cpu has no effect"):
+        place([node(cpus=4)], Runtime(device="cpu", gpus_per_encoder=0.5))
+
+
+def test_nodes_are_counted_in_words() -> None:
+    assert describe_nodes([node(cpus=0), node("b", cpus=16, gpus=2)]) == "2 nodes (16 CPUs, 2 GPUs)"

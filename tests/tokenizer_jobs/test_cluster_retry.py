@@ -1,15 +1,26 @@
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tokenizer_jobs.factories import make_unit
 from tokenizer_jobs.cluster.retry import MAX_SINGLES_SECONDS, UNITS_PER_ENCODER, Attempt, Failure, Schedule
-from tokenizer_jobs.executors import MAX_TRANSIENT_FAILURES, UnitFailed
+from tokenizer_jobs.executors import UnitFailed
+from tokenizer_jobs.outages import MAX_STORAGE_FAILURES, Outage, StorageOutageError, pause_seconds
 from tokenizer_jobs.records import Item, WorkUnit
 
 ENCODERS = ["one", "two"]
+
+
+@dataclass
+class Trace:
+    tries: list[tuple[float, int]] = field(default_factory=list)
+    in_flight: list[tuple[float, str, Attempt]] = field(default_factory=list)
+    failed: list[int] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 def units(count: int) -> list[WorkUnit]:
@@ -43,15 +54,14 @@ def test_every_unit_ends_exactly_once_whatever_fails(
         assert max(loads.values(), default=0) <= UNITS_PER_ENCODER
         assert all(loads[encoder] == 1 for encoder, attempt in in_flight if attempt.careful)
         assert schedule.num_in_flight == len(in_flight)
-        now += 0.25
+        now += choose([0.25, 4.0, 40.0])
         if not in_flight:
             continue
         encoder, attempt = choose(in_flight)
         in_flight.remove((encoder, attempt))
         failure = choose([None, *Failure])
         if failure is None:
-            schedule.done(encoder, attempt)
-            ended[attempt.unit.unit_id] += 1
+            ended[attempt.unit.unit_id] += schedule.done(encoder, attempt, now=now)
         elif outcome := fail(schedule, encoder, attempt, failure, now=now):
             assert outcome.attempts == attempt.number
             ended[attempt.unit.unit_id] += 1
@@ -84,9 +94,9 @@ def test_the_first_encoder_leaves_their_share_to_those_that_are_starting() -> No
 def test_an_idle_encoder_waits_for_nobody() -> None:
     schedule = Schedule(units(2), max_lost_workers=1)
     ((encoder, attempt),) = schedule.assign(["one"], now=0, num_coming=3)
-    schedule.done(encoder, attempt)
+    schedule.done(encoder, attempt, now=0)
     ((encoder, attempt),) = schedule.assign(["one"], now=0, num_coming=3)
-    schedule.done(encoder, attempt)
+    schedule.done(encoder, attempt, now=0)
     assert schedule.assign(["one"], now=0, num_coming=3) == []
     assert schedule.finished
 
@@ -103,7 +113,7 @@ def test_a_unit_whose_worker_died_is_tried_again_alone_and_carefully() -> None:
     (encoder, first), *_ = schedule.assign(["one"], now=0)
     assert fail(schedule, encoder, first, Failure.WORKER_LOST) is None
     assert schedule.assign(["one"], now=0) == [], "the encoder must become idle first"
-    schedule.done("one", Attempt(unit=units(2)[1], number=1, careful=False))
+    schedule.done("one", Attempt(unit=units(2)[1], number=1, careful=False), now=0)
     ((_, again),) = schedule.assign(["one"], now=0)
     assert (again.unit, again.number, again.careful) == (first.unit, 2, True)
     assert schedule.assign(["one"], now=0) == [], "nothing may join it"
@@ -115,7 +125,7 @@ def test_one_careful_unit_does_not_hold_up_other_encoders() -> None:
     lost = next(attempt for encoder, attempt in given if encoder == "one")
     other = next(attempt for encoder, attempt in given if encoder == "two")
     fail(schedule, "one", lost, Failure.WORKER_LOST)
-    schedule.done("two", other)
+    schedule.done("two", other, now=0)
     assert [encoder for encoder, _ in schedule.assign(ENCODERS, now=0)] == ["two"]
 
 
@@ -137,27 +147,109 @@ def test_lost_workers_have_a_budget() -> None:
     assert outcomes[-1] == UnitFailed(unit=units(1)[0], attempts=3, message="a worker was lost: gone")
 
 
-def test_failing_storage_has_a_budget_of_its_own_and_pauses() -> None:
-    schedule = Schedule(units(1), max_lost_workers=0)
-    pauses, now = [], 0.0
-    for _ in range(MAX_TRANSIENT_FAILURES):
-        ((encoder, attempt),) = schedule.assign(["one"], now=now)
-        assert not attempt.careful
-        outcome = fail(schedule, encoder, attempt, Failure.STORAGE, now=now)
-        began = now
-        while not schedule.finished and not outcome and not schedule._waiting[0][0] <= now:
-            now += 0.25
-        pauses.append(now - began)
-    assert outcome is not None
-    assert pauses == [0.5, 1.0, 0.0]
+def test_a_node_that_left_counts_as_a_lost_worker_and_blames_no_record() -> None:
+    schedule = Schedule(units(1), max_lost_workers=1)
+    ((encoder, attempt),) = schedule.assign(["one"], now=0)
+    assert fail(schedule, encoder, attempt, Failure.NODE_LOST) is None
+    ((encoder, attempt),) = schedule.assign(["one"], now=0)
+    assert (attempt.number, attempt.careful) == (2, False)
+    outcome = fail(schedule, encoder, attempt, Failure.NODE_LOST)
+    assert outcome == UnitFailed(unit=units(1)[0], attempts=2, message="its node left: gone")
+
+
+def run_storage(num_units: int, *, serves: Callable[[WorkUnit, float], bool], num_encoders: int = 2) -> Trace:
+    """Run units that take a second against a storage; when each was tried, what failed, and when it ended."""
+    schedule = Schedule(units(num_units), max_lost_workers=0)
+    encoders = [f"encoder-{index}" for index in range(num_encoders)]
+    trace, now = Trace(), 0.0
+    while not schedule.finished:
+        for encoder, attempt in schedule.assign(encoders, now=now):
+            trace.tries.append((now, attempt.unit.index))
+            trace.in_flight.append((now + 1, encoder, attempt))
+        now += 0.5
+        for due, encoder, attempt in [entry for entry in trace.in_flight if entry[0] <= now]:
+            trace.in_flight.remove((due, encoder, attempt))
+            if serves(attempt.unit, now):
+                schedule.done(encoder, attempt, now=now)
+            elif failed := fail(schedule, encoder, attempt, Failure.STORAGE, now=now):
+                trace.failed.append(failed.unit.index)
+    trace.seconds = now
+    return trace
+
+
+def test_a_unit_that_storage_always_fails_is_given_up_after_minutes_and_holds_up_nobody() -> None:
+    trace = run_storage(60, serves=lambda unit, _: unit.index != 3)
+    assert trace.failed == [3]
+    times = [when for when, index in trace.tries if index == 3]
+    assert len(times) == MAX_STORAGE_FAILURES
+    assert 300 < times[-1] - times[0] < 600
+    assert max(when for when, index in trace.tries if index != 3) < 60
+
+
+def test_an_outage_costs_no_unit_however_many_there_are() -> None:
+    trace = run_storage(200, serves=lambda _, now: not 20 < now < 1200, num_encoders=8)
+    assert trace.failed == []
+    during = [when for when, _ in trace.tries if 60 < when < 1200]
+    assert len(during) < 25, "one at a time, after longer and longer pauses"
+    assert trace.seconds < 1200 + 2 * 120 + 60
+
+
+def test_an_outage_that_does_not_end_ends_the_run() -> None:
+    with pytest.raises(StorageOutageError, match="storage failed for every unit for 60 minutes"):
+        run_storage(50, serves=lambda *_: False)
+
+
+def test_one_failing_unit_among_the_last_is_no_outage() -> None:
+    outage = Outage()
+    assert not any(outage.failed("a", message="", num_in_flight=0, now=now) for now in range(9))
+    assert not outage.is_open
+
+
+def test_pauses_double_up_to_two_minutes_and_are_spread() -> None:
+    pauses = [pause_seconds(count, key="a") for count in range(1, 12)]
+    assert all(2.0**n <= pause <= 1.5 * 2**n for n, pause in enumerate(pauses[:7]))
+    assert all(120 <= pause <= 180 for pause in pauses[7:])
+    assert len({pause_seconds(3, key=str(key)) for key in range(50)}) == 50
+
+
+def test_an_idle_encoder_takes_a_late_unit_as_well_and_the_first_to_end_wins() -> None:
+    schedule = Schedule(units(3), max_lost_workers=0)
+    (slow, late), (fast, attempt), _ = (given := schedule.assign(["slow", "fast"], now=0))
+    schedule.done(fast, attempt, now=10)
+    third = next((encoder, one) for encoder, one in given if one not in (late, attempt))
+    schedule.done(*third, now=10)
+    assert schedule.assign(["slow", "fast"], now=29) == []
+    ((encoder, second),) = schedule.assign(["slow", "fast"], now=31)
+    assert (encoder, second.unit, second.number) == (fast, late.unit, 2)
+    assert schedule.assign(["slow", "fast", "third"], now=99) == [], "two are enough"
+    assert schedule.done(fast, second, now=40)
+    assert schedule.finished, "nobody waits for the slow one"
+    assert not schedule.done(slow, late, now=50), "its unit ended before"
+
+
+def test_when_the_late_attempt_fails_the_second_goes_on() -> None:
+    schedule = Schedule(units(2), max_lost_workers=0)
+    (slow, late), (fast, attempt) = schedule.assign(["slow", "fast"], now=0)
+    schedule.done(fast, attempt, now=1)
+    ((_, second),) = schedule.assign(["slow", "fast"], now=50)
+    assert fail(schedule, slow, late, Failure.WORKER_LOST) is None
+    assert not schedule.finished
+    assert schedule.done(fast, second, now=60)
+    assert schedule.finished
+
+
+def test_no_more_units_are_in_flight_than_can_be_decoded() -> None:
+    schedule = Schedule(units(9), max_lost_workers=0)
+    assert len(schedule.assign(ENCODERS, now=0, max_in_flight=3)) == 3
+    assert schedule.assign(ENCODERS, now=0, max_in_flight=2) == []
 
 
 def test_after_a_stop_nothing_is_handed_out_and_what_is_in_flight_may_end() -> None:
     schedule = Schedule(units(9), max_lost_workers=1)
     first, second = schedule.assign(["one"], now=0)
     schedule.stop()
-    schedule.done(*first)
+    schedule.done(*first, now=0)
     assert schedule.assign(ENCODERS, now=0) == []
     assert not schedule.finished
-    schedule.done(*second)
+    schedule.done(*second, now=0)
     assert schedule.finished

@@ -11,7 +11,7 @@ from tests.tokenizer_jobs.factories import FACTS
 from tokenizer_jobs.encoding import Waveform
 from tokenizer_jobs.encoding.desk import TURN_SECONDS, EncodeDesk
 from tokenizer_jobs.errors import IntegrityError
-from tokenizer_jobs.records import EncodedItem
+from tokenizer_jobs.records import EncodedItem, EncodeFigures
 
 
 class NotingCodec(HashCodec):
@@ -121,11 +121,40 @@ def test_seconds_are_shared_out_by_samples() -> None:
     def run(audio: Waveform) -> float:
         with desk.unit():
             opened.wait()
-            return desk.encode([audio])[1]
+            return desk.encode([audio])[1].seconds
 
     with ThreadPoolExecutor(2) as threads:
         short, long = threads.map(run, [waveform(0, seconds=60.0), waveform(0, seconds=180.0)])
     assert long == pytest.approx(3 * short)
+
+
+class PaddingNotes(NotingCodec):
+    """Fills every item up to the longest of its call."""
+
+    num_padded_samples = 0
+
+    def encode(self, waveforms: Sequence[Waveform]) -> list[EncodedItem]:
+        lengths = [waveform.shape[1] for waveform in waveforms]
+        self.num_padded_samples += len(lengths) * max(lengths) - sum(lengths)
+        return super().encode(waveforms)
+
+
+def test_figures_of_units_add_up_to_what_the_codec_did() -> None:
+    codec = PaddingNotes()
+    desk = EncodeDesk(codec, merges=False)
+    batches = [[waveform(0, seconds=3.0), waveform(1, seconds=1.0)], [waveform(2, seconds=2.0)]]
+    start = time.monotonic()
+    with ThreadPoolExecutor(2) as threads:
+        each = list(threads.map(lambda batch: desk.encode(batch)[1], batches))
+    elapsed = time.monotonic() - start
+    figures = each[0] + each[1]
+    assert (figures.num_calls, figures.peak_items) == (2, 2)
+    assert figures.num_samples == sum(item.shape[1] for batch in batches for item in batch)
+    assert figures.num_padded_samples == codec.num_padded_samples == 2 * FACTS.sample_rate
+    assert figures.seconds == pytest.approx(desk.busy_seconds)
+    for one in each:
+        assert one.wait_seconds >= 0
+        assert one.seconds + one.wait_seconds <= elapsed
 
 
 def test_a_failing_call_fails_every_unit_in_it_and_the_desk_goes_on() -> None:
@@ -145,9 +174,11 @@ def test_streams_take_turns_with_calls() -> None:
     def run_stream() -> tuple[EncodedItem, float]:
         with desk.unit():
             stream = desk.stream()
-            taken = sum(stream.push(piece) for piece in np.array_split(long, 3, axis=1))
+            figures = [stream.push(piece) for piece in np.array_split(long, 3, axis=1)]
             item, last = stream.finish()
-            return item, taken + last
+            taken = sum([*figures, last], EncodeFigures())
+            assert taken.num_samples == long.shape[1]
+            return item, taken.seconds
 
     def run_calls() -> list[EncodedItem]:
         with desk.unit():

@@ -1,6 +1,7 @@
 """Status: what it says follows from plans, commits, lease and catalog alone."""
 
 import json
+import socket
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tokenizer_jobs.counting import counting
 from tests.tokenizer_jobs.factories import RECIPE, finish_unit, plan_output
 from tokenizer_jobs.audition import any_row_id, decode_to_wav
 from tokenizer_jobs.catalog import publish_snapshot
@@ -16,7 +18,7 @@ from tokenizer_jobs.commits import commit_path
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.lease import LEASE_PATH, Lease
 from tokenizer_jobs.records import WorkUnit
-from tokenizer_jobs.status import read_status
+from tokenizer_jobs.status import StatusReader, read_status
 from tokenizer_jobs.storage import Storage
 
 RECIPE_ID = RECIPE.recipe_id
@@ -135,6 +137,88 @@ class TestLiveRun:
         assert status.live_run.heartbeat_age_seconds == pytest.approx(30, abs=5)
 
 
+class TestRecentWork:
+    def test_speed_is_of_what_ended_after_the_first_of_the_latest(self, storage: Storage) -> None:
+        units = _plan(storage, [str(number) for number in range(4)])
+        now = datetime.now(UTC)
+        for number, unit in enumerate(units):
+            finish_unit(storage, unit, num_frames=75 * 100, attempt=1 + (number == 2))  # 100 s of audio
+            _set_clock(storage, unit, started_at=now + timedelta(seconds=5 * number), seconds=5)
+        recent = read_status(storage.url).recent
+        assert recent is not None
+        assert recent.speed == pytest.approx(20, rel=1e-3)  # 300 s in 15 s
+        assert (recent.units, recent.retried) == (4, 1)
+        assert recent.stage_shares == {"encode": pytest.approx(0.1), "other": pytest.approx(0.9)}
+        assert recent.bound_by == "other"
+        (encoder,) = recent.encoders
+        assert (encoder.device, encoder.units) == ("cpu", 4)
+        assert encoder.audio_seconds == pytest.approx(400, rel=1e-3)
+
+    def test_what_ended_long_before_is_not_now(self, storage: Storage) -> None:
+        units = _plan(storage, ["a", "b", "c"])
+        now = datetime.now(UTC)
+        for unit, ago in zip(units, (86400, 10, 5), strict=True):
+            finish_unit(storage, unit, num_frames=75 * 100)
+            _set_clock(storage, unit, started_at=now - timedelta(seconds=ago), seconds=5)
+        recent = read_status(storage.url).recent
+        assert recent is not None
+        assert recent.speed == pytest.approx(20, rel=1e-3)
+
+    def test_a_commit_of_an_earlier_version_says_less_and_is_read(self, storage: Storage) -> None:
+        (unit,) = _plan(storage, ["a"])
+        finish_unit(storage, unit)
+        path = commit_path(unit.generation, unit.unit_id)
+        content = json.loads(storage.read_bytes(path))
+        del content["encode_work"]
+        storage.replace(path, json.dumps(content).encode())
+        recent = read_status(storage.url).recent
+        assert recent is not None
+        assert recent.padding_share is None
+
+
+class TestReader:
+    def test_every_look_is_what_a_first_look_says(self, storage: Storage) -> None:
+        units = _plan(storage, ["a", "b", "c", "d"])
+        reader = StatusReader(storage.url)
+        for position, unit in enumerate(units):
+            finish_unit(storage, unit, rejected=[0] if position == 1 else [])
+            assert reader.read() == read_status(storage.url)
+            if position == 2:
+                publish_snapshot(storage, recipe_id=RECIPE_ID)
+                assert reader.read() == read_status(storage.url)
+        publish_snapshot(storage, recipe_id=RECIPE_ID)
+        finish_unit(storage, _plan(storage, ["e", "f"], generation=2)[0])
+        assert reader.read() == read_status(storage.url)
+
+    def test_the_next_look_reads_only_what_is_new(self, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+        units = _plan(storage, [str(number) for number in range(8)])
+        for unit in units[:7]:
+            finish_unit(storage, unit)
+        same, counts = counting(storage)
+        monkeypatch.setattr("tokenizer_jobs.status.Storage.at", lambda _: same)
+        reader = StatusReader(storage.url)
+        reader.read()
+        first = counts["read_bytes"]
+        reader.read()
+        idle = counts["read_bytes"] - first
+        finish_unit(storage, units[7])
+        assert reader.read().rows == 8
+        assert counts["read_bytes"] - first - idle == idle + 1
+        assert idle <= 3
+
+    def test_of_what_a_snapshot_covers_only_the_latest_are_read(
+        self, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("tokenizer_jobs.status.LATEST_UNITS", 2)
+        for unit in _plan(storage, [str(number) for number in range(8)]):
+            finish_unit(storage, unit)
+        publish_snapshot(storage, recipe_id=RECIPE_ID)
+        status = read_status(storage.url)
+        assert status.rows == 8
+        assert status.recent is not None
+        assert status.recent.units == 2
+
+
 class TestCommand:
     def test_json_is_one_object_with_the_fixed_fields(
         self, storage: Storage, capsys: pytest.CaptureFixture[str]
@@ -154,6 +238,22 @@ class TestCommand:
         screen = capsys.readouterr().out
         assert "1 committed, 1 left of 2" in screen
         assert "run the job again to resume" in screen
+
+    def test_screen_says_how_fast_what_for_and_where(
+        self, storage: Storage, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        units = _plan(storage, ["a", "b", "c"])
+        with Lease(storage, "run1"):
+            for position, unit in enumerate(units[:2]):
+                finish_unit(storage, unit, num_frames=7500, attempt=1 + position)
+                began = datetime.now(UTC) + timedelta(seconds=1 + 5 * position)
+                _set_clock(storage, unit, started_at=began, seconds=5)
+            assert main(["status", storage.url]) == 0
+        screen = capsys.readouterr().out
+        assert "20 × real time now, 20 × real time since the run began; 5.0 s left" in screen
+        assert "latest 2   all else 90 %, encoding 10 %" in screen
+        assert "retried    1 of the latest 2 units" in screen
+        assert f"encoders   {socket.gethostname()} (cpu, 2 units)" in screen
 
     def test_watch_ends_when_nothing_is_left(self, storage: Storage, capsys: pytest.CaptureFixture[str]) -> None:
         finish_unit(storage, _plan(storage, ["a"])[0])

@@ -5,10 +5,12 @@ import argparse
 from tokenizer_jobs.cli.flags import add_job_flags
 
 __all__ = [
+    "add_audit_arguments",
     "add_decode_arguments",
     "add_drop_arguments",
     "add_export_arguments",
     "add_import_arguments",
+    "add_log_format",
     "add_no_arguments",
     "add_plan_arguments",
     "add_retry_arguments",
@@ -38,6 +40,18 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="tokenize inputs anew that changed under a known id, and take their old rows out; else they are left",
     )
+    add_log_format(parser)
+
+
+def add_log_format(parser: argparse.ArgumentParser) -> None:
+    """Offer logs for machines."""
+    parser.add_argument(
+        "--log-format",
+        metavar="text|json",
+        choices=("text", "json"),
+        default="text",
+        help="json: progress, events and warnings as one JSON object a line on stderr, in Ray's workers too",
+    )
 
 
 def add_retry_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +64,7 @@ def add_retry_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", metavar="JOB", help="the job file, for its source, filters and runtime (default: as it was planned)"
     )
+    add_log_format(parser)
 
 
 def add_drop_arguments(parser: argparse.ArgumentParser) -> None:
@@ -143,6 +158,49 @@ def add_import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sample-rate", metavar="HZ", type=_positive, help="of a codec that is not at hand")
     parser.add_argument("--frame-rate", metavar="HZ", type=float, help="frames per second of such a codec")
     parser.add_argument("--codebook-size", metavar="N", type=_positive, help="entries of a codebook of such a codec")
+    add_layout_flags(parser)
+    parser.add_argument("--dry-run", action="store_true", help="only say what was guessed, and why; writes nothing")
+    add_json_flag(parser)
+
+
+def add_audit_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of `audit`."""
+    parser.add_argument(
+        "dump",
+        metavar="DUMP",
+        nargs="+",
+        help="folder, glob or files of .npy, .npz, .pt, .tar, .parquet or .arrow; or an output",
+    )
+    parser.add_argument(
+        "--audio",
+        metavar="SOURCE",
+        action="append",
+        required=True,
+        help="folder, glob or file of audio; .tar, .parquet, .jsonl, .csv or .tsv; or a job file (.yaml), whose source "
+        "is taken; may be repeated",
+    )
+    parser.add_argument(
+        "--codec",
+        metavar="MODEL",
+        action="append",
+        default=[],
+        help="hub id, folder or .th file of the codec that should have made the codes; may be repeated, the one that "
+        "agrees best is taken (default: those in the hub's cache, and the demo)",
+    )
+    parser.add_argument("--revision", metavar="REVISION", help="of a codec of the hub")
+    parser.add_argument(
+        "--bandwidth-kbps", metavar="KBPS", type=float, help="that the codes should have (default: any)"
+    )
+    parser.add_argument(
+        "--sample", metavar="N", type=_positive, default=100, help="items to encode again (default: 100)"
+    )
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the sample (default: 0)")
+    add_layout_flags(parser)
+    add_json_flag(parser)
+
+
+def add_layout_flags(parser: argparse.ArgumentParser) -> None:
+    """Offer what can be said of somebody else's arrays."""
     parser.add_argument("--num-codebooks", metavar="N", type=_positive, help="in the dump (default: guessed)")
     parser.add_argument(
         "--layout",
@@ -158,8 +216,6 @@ def add_import_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--key", metavar="NAME", help="array in a file, column of a table, or ending in a tar")
     parser.add_argument("--id", metavar="RULE", help="path, name, or field:NAME (default: guessed)")
-    parser.add_argument("--dry-run", action="store_true", help="only say what was guessed, and why; writes nothing")
-    add_json_flag(parser)
 
 
 def add_model_flag(parser: argparse.ArgumentParser) -> None:

@@ -1,15 +1,17 @@
 """What each command takes and does: a thin layer over the functions of the same names."""
 
 import argparse
+import os
 import shlex
 import sys
-import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenizer_jobs.cli.arguments import (
+    add_audit_arguments,
     add_decode_arguments,
     add_drop_arguments,
     add_export_arguments,
@@ -22,19 +24,20 @@ from tokenizer_jobs.cli.arguments import (
     add_training_arguments,
     add_verify_arguments,
 )
+from tokenizer_jobs.cli.auditing import audit_command
 from tokenizer_jobs.cli.endings import complain, sigterm_as_interrupt
 from tokenizer_jobs.cli.exchange import export_command, import_command
-from tokenizer_jobs.cli.flags import as_words, override, overrides_in
+from tokenizer_jobs.cli.flags import as_words, load_job, overrides_in
+from tokenizer_jobs.cli.submission import add_submit_arguments, submit_command
+from tokenizer_jobs.cli.watching import status_command
 from tokenizer_jobs.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ConfigError
 
 if TYPE_CHECKING:
-    from tokenizer_jobs.config import JobConfig
     from tokenizer_jobs.job import Report
+    from tokenizer_jobs.logs import LogFormat
     from tokenizer_jobs.results import RunResult
 
 __all__ = ["COMMANDS", "Command", "load_job"]
-
-WATCH_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,21 +61,10 @@ class Command:
         return f"{self.name} {self.operands}".strip()
 
 
-def load_job(arguments: argparse.Namespace) -> "JobConfig":
-    """The job file that the arguments name, with their flags over it.
-
-    Raises:
-        ConfigError: a key or value of either is wrong.
-    """
-    from tokenizer_jobs.config import JobConfig
-
-    overrides = overrides_in(arguments)
-    output = next((str(value) for flag, value in overrides.items() if flag.key == ("output",)), None)
-    config = JobConfig.load(arguments.config, output=output)
-    return override(config, {f: v for f, v in overrides.items() if f.key != ("output",)}, origin=arguments.config)
-
-
 def _run(arguments: argparse.Namespace) -> int:
+    from tokenizer_jobs.submission import check_submitted_version
+
+    check_submitted_version(os.environ)
     config = load_job(arguments)
 
     def work(report: "Report") -> "RunResult":
@@ -80,7 +72,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
         return run(config, replace=arguments.replace, report=report)
 
-    return _do(work)
+    return _do(work, log_format=arguments.log_format)
 
 
 def _retry(arguments: argparse.Namespace) -> int:
@@ -99,16 +91,21 @@ def _retry(arguments: argparse.Namespace) -> int:
             report=report,
         )
 
-    return _do(work)
+    return _do(work, log_format=arguments.log_format)
 
 
-def _do(work: "Callable[[Report], RunResult]") -> int:
+def _do(work: "Callable[[Report], RunResult]", *, log_format: "LogFormat") -> int:
     """Work under the progress display, and say how it ended."""
     from tokenizer_jobs.cli.screens import run_screen
+    from tokenizer_jobs.logs import json_logs
     from tokenizer_jobs.progress import ProgressDisplay
 
     try:
-        with sigterm_as_interrupt(), ProgressDisplay(sys.stderr) as display:
+        with (
+            sigterm_as_interrupt(),
+            json_logs(sys.stderr) if log_format == "json" else nullcontext(),
+            ProgressDisplay(sys.stderr, log_format=log_format) as display,
+        ):
             result = work(display.report)
     except KeyboardInterrupt:  # while loading, planning or publishing; with units in hand `run` stops by itself
         print("stopped; nothing is lost, and the same command resumes", file=sys.stderr)
@@ -130,26 +127,6 @@ def _plan(arguments: argparse.Namespace) -> int:
     words = ["tokenizer-jobs", "run", arguments.config, *as_words(overrides_in(arguments))]
     print(result.model_dump_json() if arguments.json else plan_screen(result, run_command=shlex.join(words)))
     return complain(result.problems)
-
-
-def _status(arguments: argparse.Namespace) -> int:
-    from tokenizer_jobs.cli.screens import status_screen
-    from tokenizer_jobs.status import read_status
-
-    if arguments.json and arguments.watch:
-        raise ConfigError("--json prints one object and --watch many; give one of the two")
-    status = read_status(arguments.output)
-    if arguments.json:
-        print(status.model_dump_json())
-        return EXIT_DONE
-    print(status_screen(status))
-    while arguments.watch and not status.is_settled:
-        time.sleep(WATCH_SECONDS)
-        status = read_status(arguments.output)
-        # On a terminal the screen is drawn over the last one; elsewhere screens follow each other.
-        print("\033[H\033[J" if sys.stdout.isatty() else "\n", end="")
-        print(status_screen(status), flush=True)
-    return EXIT_DONE
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -249,6 +226,7 @@ def _doctor(_: argparse.Namespace) -> int:
 
 
 _DAILY = "jobs"
+_CLUSTER = "on a cluster"
 _CHANGES = "changing an output"
 _CODES = "using the codes"
 _TRAINING = "training of codecs and their language models"
@@ -290,7 +268,7 @@ COMMANDS = {
             summary="what is committed, running and left; works from any machine",
             examples=("tokenizer-jobs status out/speech --watch", "tokenizer-jobs status s3://bucket/speech --json"),
             add_arguments=add_status_arguments,
-            execute=_status,
+            execute=status_command,
         ),
         Command(
             name="verify",
@@ -300,6 +278,18 @@ COMMANDS = {
             examples=("tokenizer-jobs verify out/speech", "tokenizer-jobs verify out/speech --reencode 0.01"),
             add_arguments=add_verify_arguments,
             execute=_verify,
+        ),
+        Command(
+            name="submit",
+            operands="CONFIG",
+            group=_CLUSTER,
+            summary="the same job on a Ray cluster, through its job API; follows the log, exits with the job's result",
+            examples=(
+                "tokenizer-jobs submit job.yaml --address http://head:8265 --output s3://bucket/speech",
+                "tokenizer-jobs submit job.yaml --address http://head:8265 --working-dir . --no-wait",
+            ),
+            add_arguments=add_submit_arguments,
+            execute=submit_command,
         ),
         Command(
             name="retry",
@@ -358,6 +348,18 @@ COMMANDS = {
             ),
             add_arguments=add_import_arguments,
             execute=import_command,
+        ),
+        Command(
+            name="audit",
+            operands="DUMP --audio SOURCE",
+            group=_CODES,
+            summary="check anyone's token dump against its audio: counts all of it, encodes a sample again",
+            examples=(
+                "tokenizer-jobs audit dump/ --audio data/audio --codec facebook/encodec_24khz",
+                "tokenizer-jobs audit 'dump/*.parquet' --audio job.yaml --key tokens --id field:utt --sample 300",
+            ),
+            add_arguments=add_audit_arguments,
+            execute=audit_command,
         ),
         Command(
             name="train-codec",

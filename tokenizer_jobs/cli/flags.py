@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from tokenizer_jobs.config import JobConfig
 from tokenizer_jobs.errors import ConfigError
 
-__all__ = ["Flag", "add_job_flags", "as_words", "job_flags", "override", "overrides_in"]
+__all__ = ["Flag", "add_job_flags", "as_words", "job_flags", "load_job", "override", "overrides_in"]
 
 NULLS = frozenset({"null", "none"})
 PLUGIN_KIND = "package.module:Class"
@@ -103,6 +103,18 @@ def override(config: JobConfig, overrides: Mapping[Flag, str | Sequence[str]], *
         place[key] = None if is_null else typed
     _check_source_flags(overrides, kind=str(content["selection"]["source"].get("kind")))
     return JobConfig.parse(content, origin=f"{origin} with {' '.join(as_words(overrides))}")
+
+
+def load_job(arguments: argparse.Namespace) -> JobConfig:
+    """The job file that the arguments name, with their flags over it.
+
+    Raises:
+        ConfigError: a key or value of either is wrong.
+    """
+    overrides = overrides_in(arguments)
+    output = next((str(value) for flag, value in overrides.items() if flag.key == ("output",)), None)
+    config = JobConfig.load(arguments.config, output=output)
+    return override(config, {f: v for f, v in overrides.items() if f.key != ("output",)}, origin=arguments.config)
 
 
 def as_words(overrides: Mapping[Flag, str | Sequence[str]]) -> list[str]:

@@ -20,6 +20,7 @@ from tokenizer_jobs.wording import (
 if TYPE_CHECKING:
     from tokenizer_jobs.exporting import ExportResult
     from tokenizer_jobs.importing import ImportResult
+    from tokenizer_jobs.pace import RecentWork
     from tokenizer_jobs.reencoding import ReencodeResult
     from tokenizer_jobs.results import Calibration, DropResult, MachineCost, OutputSummary, PlanResult, RunResult
     from tokenizer_jobs.status import Status
@@ -190,10 +191,44 @@ def status_screen(status: "Status") -> str:
         ("snapshot", "none yet" if status.snapshot is None else str(status.snapshot)),
         ("digest", status.digest),
     ]
-    if status.rate is not None:
-        left = "" if status.eta_seconds is None else f", {span_text(status.eta_seconds)} left"
-        facts.insert(2, ("speed", f"{status.rate:,.1f} hours of audio per hour{left}"))
+    facts[2:2] = _speeds(status)
+    if status.recent is not None:
+        facts += _recent(status.recent, is_running=status.running)
     return "\n".join([*_table(facts), *(f"  {problem}" for problem in status.problems)])
+
+
+def _speeds(status: "Status") -> list[tuple[str, str]]:
+    if status.rate is None:
+        return []
+    text = f"{speed_text(status.rate)} since the run began"
+    if status.recent is not None and status.recent.speed is not None:
+        text = f"{speed_text(status.recent.speed)} now, {text}"
+    left = "" if status.eta_seconds is None else f"; {span_text(status.eta_seconds)} left"
+    return [("speed", text + left)]
+
+
+_STAGES = {
+    "decode_wait": "waiting for decoding",
+    "encode_wait": "waiting for the codec",
+    "encode": "encoding",
+    "write": "writing",
+    "other": "all else",
+}
+
+
+def _recent(recent: "RecentWork", *, is_running: bool) -> list[tuple[str, str]]:
+    """What the latest units say."""
+    shares = sorted(recent.stage_shares.items(), key=lambda pair: -pair[1])
+    stages = ", ".join(f"{_STAGES.get(stage, stage)} {100 * share:.0f} %" for stage, share in shares)
+    places = [f"{one.host} ({one.device}, {count_text(one.units, 'unit')})" for one in recent.encoders]
+    facts = [(f"latest {recent.units:,}", stages)] if stages else []
+    if recent.padding_share:
+        facts.append(("padding", f"{100 * recent.padding_share:.1f} % of the samples that were encoded"))
+    if recent.retried:
+        facts.append(("retried", f"{recent.retried:,} of the latest {count_text(recent.units, 'unit')}"))
+    if is_running or len(places) > 1:
+        facts.append(("encoders", _shortened(places)))
+    return facts
 
 
 def drop_screen(result: "DropResult") -> str:

@@ -1,5 +1,6 @@
 """The encoder actor: a plain class that holds a codec for its life and tokenizes units, two at a time."""
 
+import logging
 import os
 import platform
 import socket
@@ -12,15 +13,19 @@ import ray
 import torch
 
 from tokenizer_jobs.cluster.faults import EncoderBrokenError
+from tokenizer_jobs.cluster.metrics import EncoderMeter
 from tokenizer_jobs.cluster.reach import check_reach
 from tokenizer_jobs.config import CodecRecipe
 from tokenizer_jobs.encoding import Codec, EncodeDesk, choose_device, load_codec
 from tokenizer_jobs.errors import IntegrityError
+from tokenizer_jobs.logs import LogFormat, log_event, start_json_logs
 from tokenizer_jobs.pipeline import UnitDone, UnitJob, tokenize_unit
 from tokenizer_jobs.records import Decoded, WorkUnit
 from tokenizer_jobs.storage import Storage
 
 __all__ = ["EncoderActor", "UnitDecoder", "WhereAbouts"]
+
+_log = logging.getLogger(__name__)
 
 
 class UnitDecoder(Protocol):
@@ -28,6 +33,9 @@ class UnitDecoder(Protocol):
 
     def warm_up(self) -> None:
         """Get ready to decode, without waiting for it."""
+
+    def allow(self, num_tasks: int) -> None:
+        """Use so many decode tasks for a unit from now on, at most."""
 
     def note_encoding(self, seconds: float, *, audio_seconds: float) -> None:
         """Take note of how long a unit took to encode."""
@@ -57,6 +65,7 @@ class EncoderActor:
         device: `auto` where the cluster gave it a GPU; else `cpu`, since without one it would see all GPUs.
         decoder: Decodes units.
         local_paths: Files and folders of the source that must be on this node.
+        log_format: Of the log of its process; text leaves logging as it is.
     """
 
     def __init__(
@@ -68,7 +77,10 @@ class EncoderActor:
         device: Literal["auto", "cpu", "cuda"],
         decoder: UnitDecoder,
         local_paths: Sequence[str] = (),
+        log_format: LogFormat = "text",
     ) -> None:
+        if log_format == "json":
+            start_json_logs(encoder=name, node=socket.gethostname())
         self._name = name
         self._job = job
         self._codec_recipe = codec_recipe
@@ -78,6 +90,7 @@ class EncoderActor:
         self._num_threads = 1
         self._loaded: tuple[Codec, Storage, str] | None = None
         self._desk: EncodeDesk | None = None
+        self._meter = EncoderMeter(job.output, encoder=name)
 
     def __repr__(self) -> str:
         return self._name
@@ -119,6 +132,10 @@ class EncoderActor:
         self._desk = EncodeDesk(codec, merges=device == "cpu" and platform.machine() in ("x86_64", "AMD64"))
         return device
 
+    def allow_decode_tasks(self, num_tasks: int) -> None:
+        """Use so many decode tasks for a unit from now on, at most: nodes joined or left."""
+        self._decoder.allow(num_tasks)
+
     def run(self, unit: WorkUnit, *, number: int, careful: bool) -> UnitDone:
         """Tokenize and commit a unit.
 
@@ -135,6 +152,7 @@ class EncoderActor:
         """
         assert self._loaded is not None, "load() comes before run()"
         codec, storage, device = self._loaded
+        log_event(_log, logging.INFO, "unit_started", unit=unit.part_name, attempt=number, careful=careful)
         # OpenMP counts threads for each calling thread, and Ray runs each call in one of its own pool.
         torch.set_num_threads(self._num_threads)
         decoded = cast(Generator[Decoded, None, None], self._decoder.decode(unit, careful=careful))
@@ -142,7 +160,7 @@ class EncoderActor:
             try:
                 done = tokenize_unit(
                     unit,
-                    decoded=decoded,
+                    decoded=self._meter.watching(decoded, busy_seconds=self._busy_seconds),
                     job=self._job,
                     codec=codec,
                     storage=storage,
@@ -153,6 +171,22 @@ class EncoderActor:
             except (torch.AcceleratorError, torch.OutOfMemoryError) as error:
                 # After most CUDA errors every later call of the process fails too.
                 raise EncoderBrokenError(f"{self._name} on {socket.gethostname()}: {error}") from error
+        self._meter.look(self._busy_seconds())
         commit = done.published.commit  # an earlier attempt's tells the pace as well
+        log_event(
+            _log,
+            logging.INFO,
+            "unit_done",
+            unit=unit.part_name,
+            attempt=number,
+            outcome=str(done.published.outcome),
+            items=commit.num_items,
+            rejects=commit.num_rejects,
+            audio_seconds=commit.audio_seconds,
+            seconds=(commit.finished_at - commit.started_at).total_seconds(),
+        )
         self._decoder.note_encoding(commit.stage_seconds.get("encode", 0.0), audio_seconds=commit.audio_seconds)
         return done
+
+    def _busy_seconds(self) -> float:
+        return 0.0 if self._desk is None else self._desk.busy_seconds

@@ -1,12 +1,14 @@
-"""The encoders of a run: started, watched, replaced when lost, and ended.
+"""The encoders of a run: started, watched, replaced when lost, and ended; as nodes join, there are more.
 
 started ──▶ placed (it answers) ──▶ loaded (takes units) ──▶ lost ──▶ another is started in its place
+                                            │                 ▲
+                                            └──▶ leaving (its node drains: it ends what it holds)
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Any
 
@@ -15,9 +17,10 @@ from ray.exceptions import ActorDiedError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tokenizer_jobs.cluster.faults import Fault, NoEncoderLeftError, classify, first_line
-from tokenizer_jobs.cluster.placement import EncoderPlace, Placement, describe_nodes
-from tokenizer_jobs.cluster.retry import Attempt
+from tokenizer_jobs.cluster.placement import EncoderPlace, Node, Placement, describe_nodes, follow
+from tokenizer_jobs.cluster.retry import Attempt, Failure
 from tokenizer_jobs.cluster.session import live_nodes
+from tokenizer_jobs.config import Runtime
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.pipeline import UnitDone
 
@@ -32,10 +35,18 @@ LOAD_SECONDS = 600.0
 """For a placed encoder to load its codec, which may mean a download to its node."""
 
 
+NODES_SECONDS = 3.0
+"""Between looks at the nodes; the notice of a preemption is 30 to 120 s."""
+
+COMING_SECONDS = 20.0
+"""For which units are left to an encoder that finds no place; on a cluster that has one it takes a second or two."""
+
+
 class _State(Enum):
     PLACING = auto()
     LOADING = auto()
     READY = auto()
+    LEAVING = auto()
     LOST = auto()
 
 
@@ -46,7 +57,13 @@ class _Encoder:
     handle: Any
     since: float
     """When it came into its state."""
+    decode_tasks: int
+    """That it was told to start for each unit, at most."""
     state: _State = _State.PLACING
+    node_id: str | None = None
+    """Where it was placed."""
+    with_its_node: bool = False
+    """Whether it was lost because its node was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +79,10 @@ class Crew:
     """Encoder actors and the calls that they have in hand.
 
     Args:
-        placement: Where encoders go.
-        start: Starts an actor, given its name, its place and Ray's options for it.
-        placement_timeout_seconds: How long there may be no placed encoder at all.
+        placement: Where encoders go at first.
+        runtime: What the placement follows from, as nodes join and leave.
+        nodes: Gives the nodes that may be given work.
+        start: Starts an actor, given its name, the placement, its place and Ray's options for it.
         max_lost: Encoders that may be lost without a unit ending in between; then none is replaced any more.
     """
 
@@ -72,27 +90,36 @@ class Crew:
         self,
         placement: Placement,
         *,
-        start: Callable[[str, EncoderPlace, dict[str, Any]], Any],
-        placement_timeout_seconds: float,
+        runtime: Runtime,
+        nodes: Callable[[], Sequence[Node]],
+        start: Callable[[str, Placement, EncoderPlace, dict[str, Any]], Any],
         max_lost: int,
     ) -> None:
         self._placement = placement
+        self._runtime = runtime
+        self._usable_nodes = nodes
         self._start_actor = start
-        self._placement_timeout_seconds = placement_timeout_seconds
         self._max_lost = max_lost
         self._encoders: list[_Encoder] = []
+        self._vacant: list[tuple[str, EncoderPlace]] = []
+        self._num_named = 0
         self._states: dict[Any, _Encoder] = {}
         self._attempts: dict[Any, tuple[_Encoder, Attempt]] = {}
         self._num_lost = 0
+        self.num_lost_in_all = 0
+        """Encoders that were lost so far, for whatever reason."""
         self._was_ready = False
         self._none_placed_since = time.monotonic()
+        self._next_look = 0.0
+        self._told_unplaced = False
         self._last_loss = "none was started"
 
     def start(self) -> None:
         """Ask the cluster for every encoder of the placement; returns at once."""
         self._none_placed_since = time.monotonic()
         for place in self._placement.encoders:
-            self._start(place, name=place.name)
+            self._start(place)
+        self._next_look = time.monotonic() + NODES_SECONDS
 
     def wait_until_ready(self) -> None:
         """Wait for the first encoder that takes units.
@@ -105,18 +132,30 @@ class Crew:
                 raise AssertionError("no attempt was started")
 
     @property
+    def placement(self) -> Placement:
+        """Where encoders and decode tasks go on the nodes that are there."""
+        return self._placement
+
+    @property
     def ready(self) -> list[str]:
         """Names of the encoders that take units."""
         return [encoder.name for encoder in self._encoders if encoder.state is _State.READY]
 
     @property
     def num_coming(self) -> int:
-        """Encoders that are being placed or load their codec."""
-        return sum(encoder.state is not _State.READY for encoder in self._encoders)
+        """Encoders that load their codec or will do so soon; those that wait for a node are not counted."""
+        soon = time.monotonic() - COMING_SECONDS
+        return sum(
+            encoder.state is _State.LOADING or (encoder.state is _State.PLACING and encoder.since > soon)
+            for encoder in self._encoders
+        )
 
     def run(self, name: str, attempt: Attempt) -> None:
         """Start an attempt on an encoder."""
         encoder = next(encoder for encoder in self._encoders if encoder.name == name)
+        if encoder.decode_tasks != self._placement.decode_tasks:
+            encoder.decode_tasks = self._placement.decode_tasks
+            encoder.handle.allow_decode_tasks.remote(encoder.decode_tasks)
         call = encoder.handle.run.options(name=f"tokenize {attempt.unit.part_name}")
         self._attempts[call.remote(attempt.unit, number=attempt.number, careful=attempt.careful)] = (encoder, attempt)
 
@@ -128,6 +167,8 @@ class Crew:
             NoEncoderLeftError: all were lost and cannot be replaced.
             IntegrityError: from an encoder.
         """
+        if time.monotonic() >= self._next_look:
+            self._follow_nodes()
         self._check_alive()
         waited_for = [*self._states, *self._attempts]
         if not waited_for:
@@ -150,15 +191,56 @@ class Crew:
     def kill(self) -> None:
         """End every encoder at once, whatever it has in hand."""
         for encoder in self._encoders:
-            if encoder.state is not _State.LOST:
-                ray.kill(encoder.handle)
+            ray.kill(encoder.handle)
         self._encoders.clear()
+        self._vacant.clear()
         self._states.clear()
         self._attempts.clear()
 
-    def _start(self, place: EncoderPlace, *, name: str) -> None:
-        handle = self._start_actor(name, place, self._options(place))
-        encoder = _Encoder(name=name, place=place, handle=handle, since=time.monotonic())
+    def _follow_nodes(self) -> None:
+        """Take note of nodes that joined, drain or left, and fill the places that are vacant."""
+        self._next_look = time.monotonic() + NODES_SECONDS
+        nodes = self._usable_nodes()
+        there = {node.node_id for node in nodes}
+        for encoder in [*self._encoders]:
+            if encoder.node_id is not None and encoder.node_id not in there and encoder.state is not _State.LEAVING:
+                self._leave(encoder)
+        if self._num_lost > self._max_lost or (not self._vacant and tuple(nodes) == self._placement.nodes):
+            return
+        held = [encoder.place for encoder in self._encoders if encoder.state is not _State.LEAVING]
+        vacant = [place for _, place in self._vacant]
+        before = self._placement
+        self._placement = follow(before, nodes, self._runtime, held=held, vacant=vacant)
+        if tuple(nodes) != before.nodes:
+            _log.info("the cluster has %s now, %d of them new", describe_nodes(nodes), _num_new(nodes, before.nodes))
+        for place in self._placement.encoders[len(held) :]:
+            self._start(place)
+        self._vacant.clear()  # what is left was bound to nodes that are gone
+
+    def _leave(self, encoder: _Encoder) -> None:
+        """Give an encoder nothing new, because its node goes; another is asked for elsewhere at once."""
+        _log.warning("%s gets no more units: its node drains or is gone", encoder.name)
+        encoder.state = _State.LEAVING
+        self._vacant.append((encoder.name, encoder.place))
+        self._end_if_idle(encoder)
+
+    def _end_if_idle(self, encoder: _Encoder) -> None:
+        """End an encoder that leaves once it holds nothing any more."""
+        if encoder.state is _State.LEAVING and not any(held is encoder for held, _ in self._attempts.values()):
+            encoder.state = _State.LOST
+            self._encoders.remove(encoder)
+            ray.kill(encoder.handle)
+
+    def _start(self, place: EncoderPlace) -> None:
+        if self._vacant:
+            stem, _, count = self._vacant.pop(0)[0].partition(".")
+            name = f"{stem}.{int(count or 1) + 1}"
+        else:
+            name = f"encoder-{self._num_named}"
+            self._num_named += 1
+        handle = self._start_actor(name, self._placement, place, self._options(place))
+        num_tasks = self._placement.decode_tasks
+        encoder = _Encoder(name=name, place=place, handle=handle, since=time.monotonic(), decode_tasks=num_tasks)
         self._encoders.append(encoder)
         self._states[handle.locate.remote()] = encoder
 
@@ -173,11 +255,13 @@ class Crew:
         if place.encoder_slots:
             options["resources"] = {"encoder": place.encoder_slots}
         if place.node_id:
-            # Soft: where its node is gone, any other serves.
-            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(place.node_id, soft=True)
+            # Hard: where its node is gone, it is bound to another, and not to a head that has no CPUs on purpose.
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(place.node_id, soft=False)
         return options
 
     def _advance(self, encoder: _Encoder, reference: Any) -> None:
+        if encoder.state in (_State.LEAVING, _State.LOST):
+            return
         try:
             answer = ray.get(reference)
         except RayError as error:
@@ -189,7 +273,11 @@ class Crew:
             return
         encoder.since = time.monotonic()
         if encoder.state is _State.PLACING:
-            encoder.state = _State.LOADING
+            encoder.state, encoder.node_id = _State.LOADING, answer.node_id
+            if all(answer.node_id != node.node_id for node in self._placement.nodes):
+                self._follow_nodes()  # its node joined since
+                if encoder.state is not _State.LOADING:
+                    return
             num_threads = self._placement.num_threads(answer.node_id)
             self._states[encoder.handle.load.remote(num_threads=num_threads)] = encoder
             _log.info(
@@ -208,54 +296,82 @@ class Crew:
             result = ray.get(reference)
         except RayError as error:
             result = classify(error)
-            _log.warning("%s, attempt %d: %s", attempt.unit.part_name, attempt.number, result.message)
-            if result.encoder_lost:
-                self._lose(encoder, result.message)
+            if result.encoder_lost and self._lose(encoder, result.message):
+                result = replace(result, failure=Failure.NODE_LOST)
+        self._end_if_idle(encoder)
         return Ended(encoder=encoder.name, attempt=attempt, result=result)
 
-    def _lose(self, encoder: _Encoder, message: str) -> None:
+    def _lose(self, encoder: _Encoder, message: str) -> bool:
+        """Take note of a loss; True when it is the node that is gone or about to be, which says nothing of the work."""
         if encoder.state is _State.LOST:
-            return  # the second of its two units says the same
+            return encoder.with_its_node  # the second of its two units says the same
+        self.num_lost_in_all += 1
+        there = {node.node_id for node in self._usable_nodes()}
+        encoder.with_its_node = encoder.node_id is not None and encoder.node_id not in there
+        if encoder.state is not _State.LEAVING:
+            self._vacant.append((encoder.name, encoder.place))
+            self._num_lost += not encoder.with_its_node
+            self._last_loss = message
+            _log.warning("%s was lost%s: %s", encoder.name, " with its node" * encoder.with_its_node, message)
         encoder.state = _State.LOST
         self._encoders.remove(encoder)
-        self._last_loss = message
         ray.kill(encoder.handle)  # it may be out of reach and alive
-        self._num_lost += 1
-        if not any(other.state is not _State.PLACING for other in self._encoders):
-            self._none_placed_since = time.monotonic()
-        if self._num_lost <= self._max_lost:
-            stem, _, count = encoder.name.partition(".")
-            self._start(encoder.place, name=f"{stem}.{int(count or 1) + 1}")
-            _log.warning("%s was lost and is replaced: %s", encoder.name, message)
-        else:
-            _log.warning("%s was lost: %s", encoder.name, message)
+        self._next_look = 0.0
+        return encoder.with_its_node
 
     def _check_alive(self) -> None:
         now = time.monotonic()
         for encoder in [*self._encoders]:
             if encoder.state is _State.LOADING and now - encoder.since > LOAD_SECONDS:
                 self._lose(encoder, f"it did not load the codec within {LOAD_SECONDS:g} s")
-        if not self._encoders and not self._attempts:
+        if not self._encoders and not self._attempts and self._num_lost > self._max_lost:
             raise NoEncoderLeftError(
                 f"{self._num_lost} encoders were lost with no unit finished in between, and none is left; "
                 f"the last one: {self._last_loss}"
             )
-        none_placed = all(encoder.state is _State.PLACING for encoder in self._encoders) and not self._attempts
-        if none_placed and now - self._none_placed_since > self._placement_timeout_seconds:
+        waiting = [encoder for encoder in self._encoders if encoder.state is _State.PLACING]
+        if len(waiting) < len(self._encoders) or self._attempts:
+            self._none_placed_since = now
+            self._tell_unplaced(waiting, now=now)
+        elif now - self._none_placed_since > self._runtime.placement_timeout_seconds:
             raise self._not_placed()
 
+    def _tell_unplaced(self, waiting: Sequence[_Encoder], *, now: float) -> None:
+        """Say once that some encoders found no place for long, while others work."""
+        if not waiting:
+            self._told_unplaced = False
+        elif not self._told_unplaced:
+            longest = now - min(encoder.since for encoder in waiting)
+            if longest > self._runtime.placement_timeout_seconds:
+                self._told_unplaced = True
+                _log.warning(
+                    "%d of %d encoders have found no place for %.0f s, and the run goes on without them: %s",
+                    len(waiting), len(self._encoders), longest, _needs(waiting),
+                )  # fmt: skip
+
     def _not_placed(self) -> Exception:
-        asked = " or ".join(sorted({encoder.place.describe() for encoder in self._encoders}))
-        free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
         message = (
-            f"no encoder found a place on the cluster within {self._placement_timeout_seconds:g} s: "
-            f"{len(self._encoders)} asked for {asked} each; the cluster has {describe_nodes(live_nodes())}, "
-            f"of which {free.get('CPU', 0):g} CPUs, {free.get('GPU', 0):g} GPUs and "
-            f"{free.get('encoder', 0):g} 'encoder' are free; start nodes that have it, wait for what holds "
-            f"it, {'set runtime.device: cpu, ' if self._encoders[0].place.gpus else ''}or raise "
+            f"no encoder found a place on the cluster within {self._runtime.placement_timeout_seconds:g} s: "
+            f"{_needs(self._encoders)}; start nodes that have it, wait for what holds it, "
+            f"{'set runtime.device: cpu, ' if self._placement.encoders[0].gpus else ''}or raise "
             "runtime.placement_timeout_seconds where nodes are slow to come"
         )
         return NoEncoderLeftError(message) if self._was_ready else ConfigError(message)
+
+
+def _num_new(nodes: Sequence[Node], before: Sequence[Node]) -> int:
+    return len({node.node_id for node in nodes} - {node.node_id for node in before})
+
+
+def _needs(encoders: Sequence[_Encoder]) -> str:
+    """What encoders ask for, and what of it the cluster has."""
+    asked = " or ".join(sorted({encoder.place.describe() for encoder in encoders})) or "a live node with CPUs"
+    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    return (
+        f"{len(encoders)} asked for {asked} each; the cluster has {describe_nodes(live_nodes())}, "
+        f"of which {free.get('CPU', 0):g} CPUs, {free.get('GPU', 0):g} GPUs and "
+        f"{free.get('encoder', 0):g} 'encoder' are free"
+    )
 
 
 def _cannot_start(name: str, reason: str) -> ConfigError:

@@ -20,6 +20,7 @@ from ray.exceptions import RayError
 
 from tokenizer_jobs.cluster.decode_tasks import DecodedList, Group, decode_share, decoded_seconds, plan_groups
 from tokenizer_jobs.cluster.faults import DecodeWorkerLostError, decode_fault
+from tokenizer_jobs.cluster.metrics import EncoderMeter
 from tokenizer_jobs.decode import AudioTarget
 from tokenizer_jobs.errors import IntegrityError
 from tokenizer_jobs.isolation import PATIENCE, DecodeLimits
@@ -49,6 +50,13 @@ class Pace:
         return self._seconds / self._audio_seconds if self._audio_seconds else None
 
 
+@dataclass(slots=True)
+class _Allowance:
+    """Decode tasks that a unit may have by now; None: as many as at the start."""
+
+    num_tasks: int | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeFanOut:
     """How units are decoded on the cluster; it travels to the encoders."""
@@ -56,20 +64,27 @@ class DecodeFanOut:
     source: SourceConfig
     target: AudioTarget
     num_tasks: int
-    """For each unit in flight, at most."""
+    """For each unit in flight, at most, until another number is allowed."""
     cpus: float
     """That one task reserves."""
     start_timeout_seconds: float
     """After which a task that found no place fails its unit, so that units never wait for each other for ever."""
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     """Of decoding one record."""
+    meter: EncoderMeter | None = None
+    """Of the encoder, where there is one."""
     decoding: Pace = field(default_factory=Pace)
     encoding: Pace = field(default_factory=Pace)
+    allowance: _Allowance = field(default_factory=_Allowance)
 
     def warm_up(self) -> None:
         """Have a process for each of a unit's tasks started while the encoder loads its codec: that takes a second."""
         for _ in range(self.num_tasks):
             _start([], fan_out=self, careful=False, name="get ready to decode")
+
+    def allow(self, num_tasks: int) -> None:
+        """Use so many tasks for a unit from now on, at most."""
+        self.allowance.num_tasks = num_tasks
 
     def note_encoding(self, seconds: float, *, audio_seconds: float) -> None:
         """Take note of how long a unit took to encode."""
@@ -80,9 +95,10 @@ class DecodeFanOut:
 
         The most that may be until a unit was measured.
         """
+        most = self.allowance.num_tasks or self.num_tasks
         if not self.decoding.seconds or not self.encoding.seconds:
-            return self.num_tasks
-        return max(1, min(self.num_tasks, math.ceil(self.decoding.seconds / self.encoding.seconds)))
+            return most
+        return max(1, min(most, math.ceil(self.decoding.seconds / self.encoding.seconds)))
 
     def decode(self, unit: WorkUnit, *, careful: bool) -> Iterator[Decoded]:
         """Decode a unit's items in plan order; closing the iterator ends the tasks.
@@ -195,12 +211,15 @@ class _DecodeTask:
     def _await_place(self) -> None:
         if self._start_deadline is None:
             return
-        if not self._wait(self._start_deadline - time.monotonic()):
+        began = time.monotonic()
+        if not self._wait(self._start_deadline - began):
             raise DecodeWorkerLostError(
                 f"a decode task of {self._fan_out.cpus:g} CPUs found no place within "
                 f"{self._fan_out.start_timeout_seconds:g} s; the cluster's CPUs are taken"
             )
         self._next_list(math.inf)  # the empty one that a task begins with
+        if self._fan_out.meter is not None:
+            self._fan_out.meter.decode_placed(time.monotonic() - began)
         self._start_deadline = None
 
     def _wait(self, timeout_seconds: float) -> bool:

@@ -10,15 +10,18 @@ from typing import Any, Self
 import ray
 
 from tokenizer_jobs.cluster.actors import EncoderActor
+from tokenizer_jobs.cluster.arrival import await_nodes
 from tokenizer_jobs.cluster.crew import Crew, Ended
 from tokenizer_jobs.cluster.decode_streams import DecodeFanOut
 from tokenizer_jobs.cluster.faults import Fault
-from tokenizer_jobs.cluster.placement import EncoderPlace, Placement, place
-from tokenizer_jobs.cluster.reach import absolute_paths, check_nodes
+from tokenizer_jobs.cluster.metrics import EncoderMeter, RunMeter
+from tokenizer_jobs.cluster.placement import EncoderPlace, Node, Placement, missing, place
+from tokenizer_jobs.cluster.reach import ReachChecks, absolute_paths
 from tokenizer_jobs.cluster.retry import Schedule
-from tokenizer_jobs.cluster.session import connected, live_nodes
+from tokenizer_jobs.cluster.session import connected, live_nodes, usable_nodes
 from tokenizer_jobs.config import CodecRecipe, Runtime
 from tokenizer_jobs.executors import UnitOutcome
+from tokenizer_jobs.logs import active_log_format, log_event
 from tokenizer_jobs.pipeline import UnitJob
 from tokenizer_jobs.records import WorkUnit
 from tokenizer_jobs.stopping import StopRequest
@@ -57,7 +60,9 @@ class RayExecutor:
         self._encoder_class = encoder_class
         self._stack = ExitStack()
         self._crew: Crew | None = None
+        self._meter: RunMeter | None = None
         self._placement: Placement | None = None
+        self._checks = ReachChecks(output=job.output, source=job.source)
         self._cluster = "no cluster"
 
     def __enter__(self) -> Self:
@@ -69,20 +74,20 @@ class RayExecutor:
         """
         with ExitStack() as stack:
             self._cluster = stack.enter_context(connected(self._runtime))
-            nodes = live_nodes()
-            self._placement = place(nodes, self._runtime)
+            was_empty = missing(usable_nodes(), self._runtime) is not None
+            nodes = await_nodes(self._runtime)
+            self._placement = place(nodes, self._runtime, growing=was_empty)
             _log.info("%s", self.describe())
-            if len(nodes) > 1:
-                check_nodes(
-                    nodes,
-                    output=self._job.output,
-                    source=self._job.source,
-                    timeout_seconds=self._runtime.placement_timeout_seconds,
-                )
+            if len(live_nodes()) > 1:
+                self._checks.start(nodes)
+                self._checks.look(timeout_seconds=self._runtime.placement_timeout_seconds)
+            self._meter = RunMeter(self._job)
+            stack.callback(self._meter.end)
             self._crew = Crew(
                 self._placement,
+                runtime=self._runtime,
+                nodes=self._nodes,
                 start=self._start_encoder,
-                placement_timeout_seconds=self._runtime.placement_timeout_seconds,
                 max_lost=(self._runtime.max_infrastructure_failures + 1) * len(self._placement.encoders),
             )
             stack.callback(self._crew.kill)
@@ -109,10 +114,12 @@ class RayExecutor:
         Raises:
             IntegrityError: at once, when one unit meets it.
             NoEncoderLeftError: all encoders were lost and cannot be replaced.
+            StorageOutageError: storage failed for every unit for too long.
             ConfigError: an encoder or decode task cannot do this job at all.
         """
         assert self._crew is not None, "run() is called inside the context"
         assert self._placement is not None
+        assert self._meter is not None
         schedule = Schedule(
             units,
             max_lost_workers=self._runtime.max_infrastructure_failures,
@@ -126,26 +133,48 @@ class RayExecutor:
                     self._crew.kill()
                     return
             for encoder, attempt in schedule.assign(
-                self._crew.ready, now=time.monotonic(), num_coming=self._crew.num_coming
+                self._crew.ready,
+                now=time.monotonic(),
+                num_coming=self._crew.num_coming,
+                max_in_flight=self._crew.placement.max_in_flight,
             ):
                 self._crew.run(encoder, attempt)
+            self._meter.look(
+                in_flight=schedule.num_in_flight,
+                ready=len(self._crew.ready),
+                coming=self._crew.num_coming,
+                num_lost=self._crew.num_lost_in_all,
+            )
             if schedule.finished:
                 return
             for ended in self._crew.wait(timeout_seconds=POLL_SECONDS):
                 outcome = _settle(ended, schedule)
+                _record(ended, outcome, self._meter)
                 if outcome is not None:
                     self._crew.forget_losses()
                     yield outcome
 
-    def _start_encoder(self, name: str, place: EncoderPlace, options: dict[str, Any]) -> Any:
-        assert self._placement is not None
+    def _nodes(self) -> list[Node]:
+        """The nodes that may be given work; those that joined are checked meanwhile.
+
+        Raises:
+            ConfigError: one that joined does not see the output or the source: items decoded there would vanish.
+        """
+        nodes = usable_nodes()
+        if len(nodes) > 1:
+            self._checks.start(nodes)
+        self._checks.look(timeout_seconds=0)
+        return nodes
+
+    def _start_encoder(self, name: str, placement: Placement, place: EncoderPlace, options: dict[str, Any]) -> Any:
         decoder = DecodeFanOut(
             source=self._job.source,
             target=self._job.target,
-            num_tasks=self._placement.decode_tasks,
-            cpus=self._placement.decode_cpus,
+            num_tasks=placement.decode_tasks,
+            cpus=placement.decode_cpus,
             start_timeout_seconds=self._runtime.placement_timeout_seconds,
             limits=self._job.limits,
+            meter=EncoderMeter(self._job.output, encoder=name),
         )
         actor = ray.remote(self._encoder_class).options(**options)
         return actor.remote(
@@ -155,14 +184,34 @@ class RayExecutor:
             device=self._runtime.device if place.gpus else "cpu",
             decoder=decoder,
             local_paths=absolute_paths(self._job.source),
+            log_format=active_log_format(),
         )
 
 
 def _settle(ended: Ended, schedule: Schedule) -> UnitOutcome | None:
-    """Take note of an attempt that ended; None when the unit will be tried again."""
+    """Take note of an attempt that ended; None when the unit will be tried again, or had ended before."""
     if not isinstance(ended.result, Fault):
-        schedule.done(ended.encoder, ended.attempt)
-        return ended.result
+        is_first = schedule.done(ended.encoder, ended.attempt, now=time.monotonic())
+        return ended.result if is_first else None
     return schedule.failed(
         ended.encoder, ended.attempt, ended.result.failure, message=ended.result.message, now=time.monotonic()
     )
+
+
+def _record(ended: Ended, outcome: UnitOutcome | None, meter: RunMeter) -> None:
+    """Tell metrics and log of an attempt that ended."""
+    if isinstance(ended.result, Fault):
+        meter.attempt_failed(ended.result.failure, is_given_up=outcome is not None)
+        log_event(
+            _log,
+            logging.WARNING,
+            "attempt_failed",
+            unit=ended.attempt.unit.part_name,
+            attempt=ended.attempt.number,
+            encoder=ended.encoder,
+            cause=ended.result.failure.name.lower(),
+            encoder_lost=ended.result.encoder_lost,
+            detail=ended.result.message,
+        )
+    elif outcome is not None:
+        meter.unit_ended(ended.result, encoder=ended.encoder)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import NodeDiedError, RayActorError, RayError, RayTaskError
 
 from tokenizer_jobs.cluster.retry import Failure
 from tokenizer_jobs.errors import TransientError
@@ -12,6 +12,10 @@ __all__ = ["DecodeWorkerLostError", "EncoderBrokenError", "Fault", "NoEncoderLef
 
 class DecodeWorkerLostError(TransientError):
     """A decode task lost its process or its node, had no memory or found no place; the encoder itself is well."""
+
+
+class DecodeNodeLostError(DecodeWorkerLostError):
+    """The node of a decode task is gone, which says nothing of the records in its hands."""
 
 
 class EncoderBrokenError(TransientError):
@@ -40,6 +44,8 @@ def classify(error: RayError) -> Fault:
     """
     if isinstance(error, RayTaskError):
         match error.cause:
+            case DecodeNodeLostError() as cause:
+                return Fault(failure=Failure.NODE_LOST, encoder_lost=False, message=str(cause))
             case DecodeWorkerLostError() as cause:
                 return Fault(failure=Failure.WORKER_LOST, encoder_lost=False, message=str(cause))
             case EncoderBrokenError() as cause:
@@ -61,7 +67,8 @@ def decode_fault(error: RayError) -> Exception:
         if isinstance(error.cause, MemoryError):
             return DecodeWorkerLostError(f"a decode worker met its memory limit ({first_line(error.cause)})")
         return error.cause if isinstance(error.cause, Exception) else error
-    return DecodeWorkerLostError(f"a decode worker was lost ({type(error).__name__}: {first_line(error)})")
+    kind = DecodeNodeLostError if isinstance(error, NodeDiedError) else DecodeWorkerLostError
+    return kind(f"a decode worker was lost ({type(error).__name__}: {first_line(error)})")
 
 
 def first_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from tokenizer_jobs.source_config import SourceConfig
 from tokenizer_jobs.sources import local_locations
 from tokenizer_jobs.storage import Storage, local_path
 
-__all__ = ["absolute_paths", "check_nodes", "check_reach"]
+__all__ = ["ReachChecks", "absolute_paths", "check_reach"]
 
 _EVIDENCE = "recipe.json"
 """Every output that is being written holds it."""
@@ -41,34 +41,51 @@ def check_reach(output: str, *, paths: Sequence[str]) -> None:
         raise ConfigError(f"the output {output} is not on every node; {advice}")
 
 
-def check_nodes(nodes: Sequence[Node], *, output: str, source: SourceConfig, timeout_seconds: float) -> None:
-    """Check the reach of every node; one that does not answer in time is left to the encoders' own check.
+class ReachChecks:
+    """Checks the reach of nodes, each once and on the node itself.
 
-    Raises:
-        ConfigError: a node does not see the output or the source.
+    Args:
+        output: URL or absolute path of the output.
+        source: Whose local files and folders must be there.
     """
-    checker: Any = ray.remote
-    checks = [
-        checker(check_reach)
-        .options(
-            name=f"check {node.node_id[:8]}",
-            num_cpus=0,
-            max_retries=0,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
-        )
-        .remote(output, paths=absolute_paths(source))
-        for node in nodes
-    ]
-    answered, late = ray.wait(checks, num_returns=len(checks), timeout=timeout_seconds)
-    for check in late:
-        ray.cancel(check)
-    for check in answered:
-        try:
-            ray.get(check)
-        except ConfigError as error:
-            raise getattr(error, "cause", error) from None
-        except RayError:
-            continue  # the node is gone
+
+    def __init__(self, *, output: str, source: SourceConfig) -> None:
+        self._output = output
+        self._paths = absolute_paths(source)
+        self._started: set[str] = set()
+        self._checks: list[Any] = []
+
+    def start(self, nodes: Sequence[Node]) -> None:
+        """Start to check those nodes that were not checked yet."""
+        checker: Any = ray.remote
+        for node in nodes:
+            if node.node_id in self._started:
+                continue
+            self._started.add(node.node_id)
+            check = checker(check_reach).options(
+                name=f"check {node.node_id[:8]}",
+                num_cpus=0,
+                max_retries=0,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
+            )
+            self._checks.append(check.remote(self._output, paths=self._paths))
+
+    def look(self, *, timeout_seconds: float) -> None:
+        """Wait so long for answers; a node that gives none is left to the encoders' own check.
+
+        Raises:
+            ConfigError: a node does not see the output or the source.
+        """
+        if not self._checks:
+            return
+        answered, self._checks = ray.wait(self._checks, num_returns=len(self._checks), timeout=timeout_seconds)
+        for check in answered:
+            try:
+                ray.get(check)
+            except ConfigError as error:
+                raise getattr(error, "cause", error) from None
+            except RayError:
+                continue  # the node is gone
 
 
 def _without_glob(path: Path) -> Path:

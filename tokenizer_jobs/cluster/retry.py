@@ -2,22 +2,29 @@
 
 fresh ──▶ in flight ──▶ done
             │  ▲
-            │  └── again after a pause ◀── storage failed (3 tries)
+            │  └── again after a pause ◀── storage failed (a budget of its own; an outage for all costs none)
+            │  └── again at once ◀── its node left (infrastructure budget)
             │
             └── a worker died ──▶ again, carefully and alone on its encoder (infrastructure budget)
+
+When nothing else is left, an idle encoder takes a unit that a much slower one has in hand as well: the first wins.
 """
 
 import heapq
 import itertools
-from collections import deque
+import logging
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from tokenizer_jobs.executors import MAX_TRANSIENT_FAILURES, UnitFailed
+from tokenizer_jobs.executors import UnitFailed
+from tokenizer_jobs.outages import MAX_STORAGE_FAILURES, Outage, pause_seconds
 from tokenizer_jobs.records import WorkUnit
 
 __all__ = ["MAX_UNITS_PER_ENCODER", "UNITS_PER_ENCODER", "Attempt", "Failure", "Schedule"]
+
+_log = logging.getLogger(__name__)
 
 UNITS_PER_ENCODER = 2
 """Units in flight on one encoder, so that one decodes while the other encodes."""
@@ -27,14 +34,21 @@ MAX_UNITS_PER_ENCODER = 4
 MAX_SINGLES_SECONDS = 3600.0
 """Audio of such units on one encoder from which it gets no more: they are in its memory whole."""
 
-FIRST_PAUSE_SECONDS = 0.5
-"""Wait before a unit meets failing storage again; doubled each time."""
+LATE_FACTOR = 3.0
+LATE_SECONDS = 30.0
+"""A unit is late when it has been in hand for so much longer than the slowest of the last units took, and this at
+least: shorter than that is not worth decoding it twice."""
+
+LAST_DURATIONS = 64
+"""Units whose time is remembered for that."""
 
 
 class Failure(StrEnum):
     """Why an attempt failed, as far as it can be tried again."""
 
     WORKER_LOST = "a worker was lost"
+    NODE_LOST = "its node left"
+    """Nothing that the unit did."""
     STORAGE = "storage failed"
 
 
@@ -49,6 +63,15 @@ class Attempt:
     """A worker died on the unit before: run it alone on an encoder, and decode its records in killable processes."""
     num_lost_workers: int = 0
     num_storage_failures: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Held:
+    """An attempt on an encoder."""
+
+    encoder: str
+    attempt: Attempt
+    since: float
 
 
 class Schedule:
@@ -67,17 +90,23 @@ class Schedule:
         self._max_lost_workers = max_lost_workers
         self._waiting: list[tuple[float, int, Attempt]] = []
         self._order = itertools.count()
-        self._in_flight: dict[str, list[Attempt]] = {}
+        self._held: dict[str, list[_Held]] = {}
+        self._durations: deque[float] = deque(maxlen=LAST_DURATIONS)
+        self._ended: set[str] = set()
+        """Units that ended while a second attempt was in flight, which is of no more interest."""
+        self._outage = Outage()
 
     @property
     def num_in_flight(self) -> int:
         """Attempts that were handed out and have not ended."""
-        return sum(map(len, self._in_flight.values()))
+        return sum(map(len, self._held.values()))
 
     @property
     def finished(self) -> bool:
-        """Nothing is in flight and nothing is left to hand out."""
-        return self._units is None and not self._pulled and not self._waiting and not self.num_in_flight
+        """Every unit has ended, and nothing is left to hand out; a second attempt at one that ended may still run."""
+        if self._units is not None or self._pulled or self._waiting:
+            return False
+        return all(held.attempt.unit.unit_id in self._ended for helds in self._held.values() for held in helds)
 
     def stop(self) -> None:
         """Hand out nothing any more; what is in flight may end."""
@@ -85,7 +114,9 @@ class Schedule:
         self._pulled.clear()
         self._waiting.clear()
 
-    def assign(self, encoders: Sequence[str], *, now: float, num_coming: int = 0) -> list[tuple[str, Attempt]]:
+    def assign(
+        self, encoders: Sequence[str], *, now: float, num_coming: int = 0, max_in_flight: int | None = None
+    ) -> list[tuple[str, Attempt]]:
         """Choose attempts for encoders that have room, idle encoders first.
 
         Args:
@@ -93,32 +124,30 @@ class Schedule:
             now: In seconds, on the clock of `failed`.
             num_coming: Encoders that are starting. The last units are left to them: the first one to be ready must not
                 take all of a short job.
+            max_in_flight: Attempts at once, on all encoders; None: as many as they take.
         """
-        given = [*self._assign_careful(encoders, now=now)]
-        kept_free = self._kept_free(encoders, now=now)
-        for load in range(self._max_units):
-            for encoder in encoders:
-                in_flight = self._in_flight.get(encoder, [])
-                if len(in_flight) != load or encoder in kept_free or not _has_room(in_flight):
-                    continue
-                attempt = self._pop_due(careful=False, now=now)
-                if attempt is None:
-                    if load and not self._has_more_than(num_coming * (load + 1)):
-                        return given
-                    attempt = self._next_fresh()
-                if attempt is None:
-                    return given
-                given.append(self._start(encoder, attempt))
+        given: list[tuple[str, Attempt]] = []
+        choices = self._choices(encoders, now=now, num_coming=num_coming)
+        while max_in_flight is None or self.num_in_flight < max_in_flight:
+            choice = next(choices, None)
+            if choice is None:
+                break
+            encoder, attempt = choice
+            self._held.setdefault(encoder, []).append(_Held(encoder=encoder, attempt=attempt, since=now))
+            given.append(choice)
         return given
 
-    def done(self, encoder: str, attempt: Attempt) -> None:
-        """Take note that an attempt ended well."""
-        self._in_flight[encoder].remove(attempt)
+    def done(self, encoder: str, attempt: Attempt, *, now: float) -> bool:
+        """Take note that an attempt ended well; False when the unit had ended before, by another attempt."""
+        held = self._take_back(encoder, attempt)
+        self._durations.append(now - held.since)
+        self._outage.passed(attempt.unit.unit_id)
+        return self._end(attempt.unit)
 
     def failed(
         self, encoder: str, attempt: Attempt, failure: Failure, *, message: str, now: float
     ) -> UnitFailed | None:
-        """Plan the next attempt of a unit; None when there will be one.
+        """Plan the next attempt of a unit; None when there will be one, or when the unit had ended.
 
         Args:
             encoder: Where it ran.
@@ -126,36 +155,124 @@ class Schedule:
             failure: Decides which budget it counts against.
             message: What was seen, for a person.
             now: In seconds, on the clock of `assign`.
+
+        Raises:
+            StorageOutageError: storage fails for every unit, and did so for too long.
         """
-        self._in_flight[encoder].remove(attempt)
-        lost = attempt.num_lost_workers + (failure is Failure.WORKER_LOST)
-        storage = attempt.num_storage_failures + (failure is Failure.STORAGE)
-        if lost > self._max_lost_workers or storage >= MAX_TRANSIENT_FAILURES:
-            return UnitFailed(unit=attempt.unit, attempts=attempt.number, message=f"{failure}: {message}")
+        unit = attempt.unit
+        self._take_back(encoder, attempt)
+        blameless = False
+        if failure is Failure.STORAGE:
+            num_others = self.num_in_flight
+            blameless = self._outage.failed(unit.unit_id, message=message, num_in_flight=num_others, now=now)
+        else:
+            self._outage.left(unit.unit_id)
+        if unit.unit_id in self._ended or self._is_held(unit):  # the other attempt at it decides
+            self._forget(unit)
+            return None
+        lost = attempt.num_lost_workers + (failure is not Failure.STORAGE)
+        storage = attempt.num_storage_failures + (failure is Failure.STORAGE and not blameless)
+        if lost > self._max_lost_workers or storage >= MAX_STORAGE_FAILURES:
+            return UnitFailed(unit=unit, attempts=attempt.number, message=f"{failure}: {message}")
         again = Attempt(
-            unit=attempt.unit,
+            unit=unit,
             number=attempt.number + 1,
             careful=attempt.careful or failure is Failure.WORKER_LOST,
             num_lost_workers=lost,
             num_storage_failures=storage,
         )
-        pause = FIRST_PAUSE_SECONDS * 2 ** (storage - 1) if failure is Failure.STORAGE else 0.0
+        pause = 0.0
+        if failure is Failure.STORAGE and not blameless:
+            pause = pause_seconds(storage, key=unit.unit_id)
+            _log.warning(
+                "%s, attempt %d: storage failed, next try in %.0f s: %s",
+                unit.part_name,
+                again.number - 1,
+                pause,
+                message,
+            )
         heapq.heappush(self._waiting, (now + pause, next(self._order), again))
         return None
 
-    def _assign_careful(self, encoders: Sequence[str], *, now: float) -> Iterator[tuple[str, Attempt]]:
+    def _choices(self, encoders: Sequence[str], *, now: float, num_coming: int) -> Iterator[tuple[str, Attempt]]:
+        """Who gets what; each choice is held before the next one is asked for."""
+        if self._outage.is_open:
+            yield from self._probe(encoders, now=now)
+            return
         for encoder in encoders:
-            if not self._in_flight.get(encoder):
-                attempt = self._pop_due(careful=True, now=now)
+            if not self._in_hand(encoder) and (attempt := self._pop_due(careful=True, now=now)):
+                yield encoder, attempt
+        kept_free = self._kept_free(encoders, now=now)
+        for load in range(self._max_units):
+            for encoder in encoders:
+                in_hand = self._in_hand(encoder)
+                if len(in_hand) != load or encoder in kept_free or not _has_room(in_hand):
+                    continue
+                attempt = self._pop_due(careful=False, now=now)
+                if attempt is None:
+                    if load and not self._has_more_than(num_coming * (load + 1)):
+                        return
+                    attempt = self._next_fresh() or (None if load or self._waiting else self._second(now=now))
                 if attempt is None:
                     return
-                yield self._start(encoder, attempt)
+                yield encoder, attempt
+
+    def _probe(self, encoders: Sequence[str], *, now: float) -> Iterator[tuple[str, Attempt]]:
+        """One unit on an idle encoder, to see whether the storage serves again."""
+        idle = next((encoder for encoder in encoders if not self._in_hand(encoder)), None)
+        if idle is None or not (self._waiting or self._has_more_than(0)):
+            return
+        unit = min(self._waiting)[2].unit if self._waiting else self._pulled[0]
+        if not self._outage.enter(unit.unit_id, now=now):
+            return
+        attempt = heapq.heappop(self._waiting)[2] if self._waiting else self._next_fresh()
+        if attempt is not None:
+            yield idle, attempt
+
+    def _second(self, *, now: float) -> Attempt | None:
+        """A second attempt at the latest of the units that are late; None when there is none."""
+        if not self._durations:
+            return None
+        limit = max(LATE_SECONDS, LATE_FACTOR * max(self._durations))
+        held = sorted((held for helds in self._held.values() for held in helds), key=lambda held: held.since)
+        count = Counter(one.attempt.unit.unit_id for one in held)
+        for one in held:
+            attempt = one.attempt
+            if now - one.since > limit and not attempt.careful and count[attempt.unit.unit_id] == 1:
+                _log.info("%s is late on %s; another encoder tries it too", attempt.unit.part_name, one.encoder)
+                return replace(attempt, number=attempt.number + 1)
+        return None
+
+    def _in_hand(self, encoder: str) -> list[Attempt]:
+        return [held.attempt for held in self._held.get(encoder, [])]
+
+    def _is_held(self, unit: WorkUnit) -> bool:
+        return any(held.attempt.unit.unit_id == unit.unit_id for helds in self._held.values() for held in helds)
+
+    def _take_back(self, encoder: str, attempt: Attempt) -> _Held:
+        held = next(held for held in self._held[encoder] if held.attempt == attempt)
+        self._held[encoder].remove(held)
+        if not self._held[encoder]:
+            del self._held[encoder]
+        return held
+
+    def _end(self, unit: WorkUnit) -> bool:
+        if unit.unit_id in self._ended:
+            self._forget(unit)
+            return False
+        if self._is_held(unit):
+            self._ended.add(unit.unit_id)
+        return True
+
+    def _forget(self, unit: WorkUnit) -> None:
+        if not self._is_held(unit):
+            self._ended.discard(unit.unit_id)
 
     def _kept_free(self, encoders: Sequence[str], *, now: float) -> set[str]:
         """Encoders that get nothing new, so that they become idle for the careful attempts that wait."""
         num_waiting = sum(attempt.careful and due <= now for due, _, attempt in self._waiting)
-        busy = [e for e in encoders if not any(a.careful for a in self._in_flight.get(e, []))]
-        return set(sorted(busy, key=lambda e: len(self._in_flight.get(e, [])))[:num_waiting])
+        busy = [e for e in encoders if not any(a.careful for a in self._in_hand(e))]
+        return set(sorted(busy, key=lambda e: len(self._in_hand(e)))[:num_waiting])
 
     def _pop_due(self, *, careful: bool, now: float) -> Attempt | None:
         due = sorted(entry for entry in self._waiting if entry[0] <= now and entry[2].careful == careful)
@@ -177,10 +294,6 @@ class Schedule:
             else:
                 self._pulled.append(unit)
         return len(self._pulled) > num_units
-
-    def _start(self, encoder: str, attempt: Attempt) -> tuple[str, Attempt]:
-        self._in_flight.setdefault(encoder, []).append(attempt)
-        return encoder, attempt
 
 
 def _has_room(in_flight: Sequence[Attempt]) -> bool:

@@ -22,12 +22,13 @@ import ray
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.exceptions import RayError
 
+from tokenizer_jobs.cluster.draining import draining_nodes
 from tokenizer_jobs.cluster.placement import ENCODER_RESOURCE, Node
 from tokenizer_jobs.config import Runtime
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.machine import available_cpus
 
-__all__ = ["connected", "live_nodes", "private_ray", "probe", "resolve_address"]
+__all__ = ["connected", "live_nodes", "private_ray", "probe", "resolve_address", "usable_nodes"]
 
 CONNECT_SECONDS = 5.0
 """To open a socket to a given address."""
@@ -88,7 +89,6 @@ def connected(runtime: Runtime) -> Iterator[str]:
         yield _join_present(address, runtime.ray_address)
         return
     with ExitStack() as stack:
-        stack.enter_context(_own_signal_handler())
         if address is None:
             cpus = available_cpus()
             slots = cpus if runtime.encoders == "auto" else runtime.encoders
@@ -114,6 +114,12 @@ def live_nodes() -> list[Node]:
         if node["Alive"]
     ]
     return sorted(nodes, key=lambda node: node.node_id)
+
+
+def usable_nodes() -> list[Node]:
+    """The live nodes that may be given work: all but those that are about to leave."""
+    leaving = draining_nodes()
+    return [node for node in live_nodes() if node.node_id not in leaving]
 
 
 def _join_present(address: str | None, ray_address: str) -> str:
@@ -165,7 +171,9 @@ def _refusal(output: str) -> str:
 
 def _init(address: str) -> None:
     try:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        # The handler that Ray's C++ part sets first ends the process: a SIGTERM waits until ours is back.
+        with _sigterm_waits(), _own_signal_handler():
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (RayError, RuntimeError, ConnectionError, ValueError) as error:
         raise ConfigError(f"the Ray cluster at {address} refuses us: {_refusal(str(error))}") from error
 
@@ -184,17 +192,18 @@ def private_ray(*, num_cpus: int, encoder_slots: int, num_gpus: int | None = Non
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         stack.enter_context(_environment(_private_environment()))
         stack.callback(ray.shutdown)
-        ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            num_gpus=num_gpus,
-            resources={ENCODER_RESOURCE: encoder_slots},
-            include_dashboard=False,
-            object_store_memory=_object_store_bytes(),
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            _temp_dir=folder,
-        )
+        with _own_signal_handler():
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                num_gpus=num_gpus,
+                resources={ENCODER_RESOURCE: encoder_slots},
+                include_dashboard=False,
+                object_store_memory=_object_store_bytes(),
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                _temp_dir=folder,
+            )
         yield
 
 
@@ -213,7 +222,8 @@ def _private_environment() -> dict[str, str]:
 
 @contextmanager
 def _own_signal_handler() -> Iterator[None]:
-    # `ray.init` sets a handler for SIGTERM that exits, and `ray.shutdown` leaves it.
+    # `ray.init` sets a handler for SIGTERM that exits with 1: a run that is asked to stop while it waits for its first
+    # encoder would not end as one that can be resumed.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -222,6 +232,16 @@ def _own_signal_handler() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _sigterm_waits() -> Iterator[None]:
+    """Hold a SIGTERM to this thread back. Children inherit that, so start none inside."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

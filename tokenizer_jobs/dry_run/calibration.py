@@ -230,7 +230,7 @@ def _run(config: JobConfig) -> RunResult:
 
 
 def _measured(commit: Commit, audio_seconds: float, *, on_gpu: bool) -> MeasuredUnit:
-    stages = dict(commit.stage_seconds)
+    stages = {name: seconds for name, seconds in commit.stage_seconds.items() if name != "encode_wait"}
     if not on_gpu:  # where units share a GPU, the rest is mostly waiting for each other
         whole = (commit.finished_at - commit.started_at).total_seconds()
         stages[OTHER] = max(0.0, whole - sum(stages.values()))

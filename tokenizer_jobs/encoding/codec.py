@@ -9,7 +9,7 @@ import numpy.typing as npt
 from tokenizer_jobs.recipe import CodecFacts
 from tokenizer_jobs.records import EncodedItem
 
-__all__ = ["Codec", "EncodeStream", "StreamingCodec", "Waveform"]
+__all__ = ["Codec", "EncodeStream", "PaddingCodec", "StreamingCodec", "Waveform"]
 
 Waveform = npt.NDArray[np.float32]
 """[C, n] in [-1, 1], at the codec's rate and channel count."""
@@ -36,6 +36,15 @@ class EncodeStream(Protocol):
 
     def finish(self) -> EncodedItem:
         """End the recording and return what `encode` gives for the whole of it; the stream is of no more use."""
+
+
+@runtime_checkable
+class PaddingCodec(Protocol):
+    """A codec that says what it computed in vain."""
+
+    @property
+    def num_padded_samples(self) -> int:
+        """Samples, so far, that filled items up to the length of others in their batch."""
 
 
 @runtime_checkable

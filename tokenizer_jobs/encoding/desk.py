@@ -4,12 +4,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
-from tokenizer_jobs.encoding.codec import Codec, EncodeStream, StreamingCodec, Waveform
+from tokenizer_jobs.encoding.codec import Codec, EncodeStream, PaddingCodec, StreamingCodec, Waveform
 from tokenizer_jobs.errors import IntegrityError
-from tokenizer_jobs.records import EncodedItem
+from tokenizer_jobs.records import EncodedItem, EncodeFigures
 
 __all__ = ["DeskStream", "EncodeDesk"]
 
@@ -45,6 +45,8 @@ class EncodeDesk:
         self._num_units = 0
         self._waiting: list[_Call] = []
         self._is_encoding = False
+        self.busy_seconds = 0.0
+        """In which the codec worked, so far."""
 
     @contextmanager
     def unit(self) -> Iterator[None]:
@@ -58,13 +60,13 @@ class EncodeDesk:
                 self._num_units -= 1
                 self._turn.notify_all()
 
-    def encode(self, waveforms: Sequence[Waveform]) -> tuple[list[EncodedItem], float]:
+    def encode(self, waveforms: Sequence[Waveform]) -> tuple[list[EncodedItem], EncodeFigures]:
         """Encode waveforms [C, n] when it is their turn.
 
         Returns:
-            The items, and the seconds that they took of the codec's time: where units met, in proportion to samples.
+            The items, and what they took: where units met, in proportion to samples.
         """
-        call = _Call(waveforms)
+        call = _Call(waveforms, came=time.monotonic())
         with self._turn:
             self._waiting.append(call)
             self._turn.notify_all()
@@ -99,25 +101,39 @@ class EncodeDesk:
                 f"codec {codec.describe().name} takes recordings whole, and one came in stretches; "
                 "the facts that it was planned with say otherwise"
             )
-        stream, seconds = self.alone(codec.stream)
-        return DeskStream(self, stream, seconds=seconds, turn_samples=TURN_SECONDS * self._sample_rate)
+        stream, figures = self.alone(codec.stream)
+        return DeskStream(self, stream, figures=figures, turn_samples=TURN_SECONDS * self._sample_rate)
 
-    def alone(self, work: "Callable[[], Result]") -> tuple[Result, float]:
+    def alone(self, work: "Callable[[], Result]", *, num_samples: int = 0) -> tuple[Result, EncodeFigures]:
         """Do something with the codec when it is its turn, in nobody's company.
 
+        Args:
+            work: What is to be done.
+            num_samples: Per channel, that it encodes.
+
         Returns:
-            Its result, and the seconds that it took.
+            Its result, and what it took.
         """
-        call = _Call((), is_alone=True)
+        call = _Call((), came=time.monotonic(), is_alone=True)
         with self._turn:
             self._waiting.append(call)
             self._turn.notify_all()
             self._turn.wait_for(lambda: not self._is_encoding and self._waiting[0] is call)
             self._waiting.pop(0)
             self._is_encoding = True
-        start = time.monotonic()
+        start, padded = time.monotonic(), self._num_padded()
         try:
-            return work(), time.monotonic() - start
+            result = work()
+            seconds = time.monotonic() - start
+            self.busy_seconds += seconds
+            return result, EncodeFigures(
+                seconds=seconds,
+                wait_seconds=start - call.came,
+                num_calls=bool(num_samples),
+                peak_items=bool(num_samples),
+                num_samples=num_samples,
+                num_padded_samples=self._num_padded() - padded,
+            )
         finally:
             with self._turn:
                 self._is_encoding = False
@@ -134,13 +150,25 @@ class EncodeDesk:
         return together
 
     def _encode(self, together: "Sequence[_Call]") -> None:
-        start = time.monotonic()
+        start, padded = time.monotonic(), self._num_padded()
         items = iter(self._codec.encode([waveform for call in together for waveform in call.waveforms]))
-        seconds = time.monotonic() - start
-        num_samples = sum(call.num_samples for call in together)
+        seconds, padded = time.monotonic() - start, self._num_padded() - padded
+        self.busy_seconds += seconds
+        num_samples, peak_items = sum(call.num_samples for call in together), _num_items(together)
         for call in together:
             call.encoded = [next(items) for _ in call.waveforms]
-            call.seconds = seconds * call.num_samples / num_samples
+            share = call.num_samples / num_samples
+            call.figures = EncodeFigures(
+                seconds=seconds * share,
+                wait_seconds=start + seconds * (1 - share) - call.came,
+                num_calls=1,
+                peak_items=peak_items,
+                num_samples=call.num_samples,
+                num_padded_samples=round(padded * share),
+            )
+
+    def _num_padded(self) -> int:
+        return self._codec.num_padded_samples if isinstance(self._codec, PaddingCodec) else 0
 
 
 class DeskStream:
@@ -149,33 +177,36 @@ class DeskStream:
     Args:
         desk: The desk.
         stream: Of its codec.
-        seconds: What it took of the codec's time so far.
+        figures: What it took so far.
         turn_samples: Samples that are encoded in one turn, at most.
     """
 
-    def __init__(self, desk: EncodeDesk, stream: EncodeStream, *, seconds: float, turn_samples: int) -> None:
+    def __init__(self, desk: EncodeDesk, stream: EncodeStream, *, figures: EncodeFigures, turn_samples: int) -> None:
         self._desk = desk
         self._stream = stream
         self._turn_samples = turn_samples
-        self._seconds = seconds
+        self._figures = figures
 
-    def push(self, waveform: Waveform) -> float:
-        """Encode the next samples [C, n], n >= 0, and return the seconds that they took of the codec's time."""
+    def push(self, waveform: Waveform) -> EncodeFigures:
+        """Encode the next samples [C, n], n >= 0, and return what they took."""
         for start in range(0, waveform.shape[1], self._turn_samples):
             block = waveform[:, start : start + self._turn_samples]
-            _, seconds = self._desk.alone(lambda block=block: self._stream.push(block))  # type: ignore[misc]
-            self._seconds += seconds
+            _, figures = self._desk.alone(
+                lambda block=block: self._stream.push(block),  # type: ignore[misc]
+                num_samples=block.shape[1],
+            )
+            self._figures += figures
         return self._taken()
 
-    def finish(self) -> tuple[EncodedItem, float]:
-        """End the recording and return its codes, and the seconds as `push` does."""
-        encoded, seconds = self._desk.alone(self._stream.finish)
-        self._seconds += seconds
+    def finish(self) -> tuple[EncodedItem, EncodeFigures]:
+        """End the recording and return its codes, and what it took as `push` does."""
+        encoded, figures = self._desk.alone(self._stream.finish)
+        self._figures += figures
         return encoded, self._taken()
 
-    def _taken(self) -> float:
-        seconds, self._seconds = self._seconds, 0.0
-        return seconds
+    def _taken(self) -> EncodeFigures:
+        figures, self._figures = self._figures, EncodeFigures()
+        return figures
 
 
 @dataclass(slots=True, eq=False)
@@ -183,10 +214,12 @@ class _Call:
     """What one unit asks of the desk."""
 
     waveforms: Sequence[Waveform]
+    came: float
+    """When, on the monotonic clock."""
     is_alone: bool = False
     """Whether no other unit may join it."""
     encoded: list[EncodedItem] | None = None
-    seconds: float = 0.0
+    figures: EncodeFigures = field(default_factory=EncodeFigures)
     error: BaseException | None = None
     is_done: bool = False
 
@@ -194,11 +227,11 @@ class _Call:
     def num_samples(self) -> int:
         return sum(waveform.shape[1] for waveform in self.waveforms)
 
-    def outcome(self) -> tuple[list[EncodedItem], float]:
+    def outcome(self) -> tuple[list[EncodedItem], EncodeFigures]:
         if self.encoded is None:
             assert self.error is not None
             raise self.error
-        return self.encoded, self.seconds
+        return self.encoded, self.figures
 
 
 def _num_items(calls: Sequence[_Call]) -> int:

@@ -184,6 +184,11 @@ class EncodecCodec:
             return self.encode(waveforms[:half]) + self.encode(waveforms[half:])
         return [_to_encoded_item(codes) for codes in encoded]
 
+    @property
+    def num_padded_samples(self) -> int:
+        """Samples, so far, that filled items up to the length of others in their batch."""
+        return self._encoder.num_padded_samples
+
     def stream(self) -> EncodeStream:
         """Begin a recording of any length; `describe().streamed` says whether the codec can."""
         config = self.model.config

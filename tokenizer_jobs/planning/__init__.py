@@ -5,6 +5,7 @@ from tokenizer_jobs.planning.selecting import Selected, select_items, select_new
 from tokenizer_jobs.planning.stored import (
     PlanFacts,
     PlanSummary,
+    forgotten_plans,
     known_ids,
     known_items,
     list_generations,
@@ -25,6 +26,7 @@ __all__ = [
     "Selected",
     "compare_with_known",
     "duplicate_ids",
+    "forgotten_plans",
     "known_ids",
     "known_items",
     "list_generations",

@@ -1,16 +1,20 @@
 """The stored plan of a generation.
 
-plans/000001.parquet    one row per item, in plan order; a unit never spans two row groups
-plans/000001.json       counts and origin; published last: a generation exists when it does
+plans/000001.parquet          one row per item, in plan order; a unit never spans two row groups
+plans/000001-<hash>.parquet   the same, where the first name was taken: by a run that died, or that plans at once
+plans/000001.json             counts, origin, and which of the files it is; published last: a generation exists when
+                              it does. No published file of a plan is ever overwritten
 """
 
 import datetime
 import hashlib
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from operator import itemgetter
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -24,11 +28,12 @@ from tokenizer_jobs.item_columns import StoredItems, item_schema, to_columns, us
 from tokenizer_jobs.parquet import open_parquet, read_row_groups
 from tokenizer_jobs.planning.comparison import KNOWN_COLUMNS, KnownItems
 from tokenizer_jobs.records import WorkUnit
-from tokenizer_jobs.storage import Storage
+from tokenizer_jobs.storage import Storage, numbers_in
 
 __all__ = [
     "PlanFacts",
     "PlanSummary",
+    "forgotten_plans",
     "known_ids",
     "known_items",
     "list_generations",
@@ -83,6 +88,8 @@ class PlanSummary(PlanFacts):
     """Hash over its unit ids in order; the Parquet file carries it too."""
     created_at: datetime.datetime
     """UTC."""
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """Of its Parquet file, where that has a name with its hash; left out where it has the plain name."""
 
     @property
     def takes_over(self) -> bool:
@@ -94,6 +101,13 @@ def write_plan(
     storage: Storage, units: Iterable[WorkUnit], *, facts: PlanFacts, user_schema: pa.Schema | None = None
 ) -> PlanSummary:
     """Store a generation's plan; units are written as they come.
+
+    Crash points, and what a reader sees after each:
+        1. before the Parquet file: nothing, and an orphan in staging;
+        2. before the JSON: nothing; a Parquet file that no reader looks at. The next plan of this generation takes
+           another name, and the sweep after it removes this one;
+        3. after the JSON: the generation, whole.
+    Of two writers at once one JSON wins, and each names its own Parquet file: the plain name is the first one's.
 
     Args:
         storage: The output.
@@ -123,20 +137,40 @@ def write_plan(
         plan_id=plan_id,
         created_at=datetime.datetime.now(datetime.UTC),
     )
-    storage.publish(staged, _parquet_path(facts.generation))
-    # Killed before this line: a Parquet file without its JSON, which readers never look at and the next plan replaces.
-    # Killed after it: the generation exists, whole. Two writers at once: one JSON wins, and where its Parquet file was
-    # overwritten by the other's, the plan ids differ and reading it is an integrity error.
-    if not storage.put_if_absent(_json_path(facts.generation), summary.model_dump_json(indent=1).encode()):
+    try:
+        summary = summary.model_copy(update={"sha256": _publish_parquet(storage, staged, facts.generation)})
+    finally:
+        staged.unlink(missing_ok=True)
+    # A field that is null is left out, so that earlier versions read what has the plain name.
+    content = summary.model_dump_json(indent=1, exclude={"sha256"} if summary.sha256 is None else None)
+    if not storage.put_if_absent(_json_path(facts.generation), content.encode()):
         raise _already_planned(facts.generation)
     return summary
 
 
+def _publish_parquet(storage: Storage, staged: Path, generation: int) -> str | None:
+    """Publish the items of a plan; the hash that its name holds, or None where it has the plain name."""
+    plain = _parquet_path(generation)
+    if storage.is_exclusive and storage.publish_if_absent(staged, plain):
+        return None
+    with staged.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    # Of a run that died before its JSON, or of one that plans at this moment and is about to publish its JSON: it
+    # stays as it is. Also where it has these very bytes, since a sweep may be about to take it.
+    storage.publish_if_absent(staged, _parquet_path(generation, sha256))
+    return sha256
+
+
+def forgotten_plans(storage: Storage, summaries: Iterable[PlanSummary]) -> list[str]:
+    """Parquet files of planned generations that their summaries do not name: nobody can come to name them."""
+    named = {plan.generation: _parquet_path(plan.generation, plan.sha256) for plan in summaries}
+    found = ((re.search(r"/(\d+)(-[0-9a-f]{16})?\.parquet$", file.path), file.path) for file in storage.list("plans"))
+    return [path for match, path in found if match and named.get(int(match[1]), path) != path]
+
+
 def list_generations(storage: Storage) -> tuple[int, ...]:
     """Numbers of the generations that are planned, in order."""
-    names = (file.path.rpartition("/")[2] for file in storage.list("plans"))
-    stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
-    return tuple(sorted(int(stem) for stem in stems if stem.isdigit()))
+    return tuple(numbers_in(storage, "plans", suffix=".json"))
 
 
 def read_plan_summary(storage: Storage, generation: int) -> PlanSummary:
@@ -282,13 +316,13 @@ def _to_batch(units: Sequence[WorkUnit], schema: pa.Schema) -> pa.RecordBatch:
 
 @contextmanager
 def _open_plan(storage: Storage, summary: PlanSummary) -> Iterator[pq.ParquetFile]:
-    path = _parquet_path(summary.generation)
+    path = _parquet_path(summary.generation, summary.sha256)
     with storage.open_file(path) as file, open_parquet(file) as parquet:
         stored = (parquet.metadata.metadata or {}).get(_PLAN_ID_KEY, b"").decode()
         if stored != summary.plan_id:
             raise IntegrityError(
                 f"{path} is of plan {stored[:16] or 'unknown'}, its summary of plan {summary.plan_id[:16]}; "
-                "two runs planned at once, or one of the files was replaced"
+                "two runs planned at once, or one of the files was replaced: restore it from a copy"
             )
         yield parquet
 
@@ -318,5 +352,5 @@ def _json_path(generation: int) -> str:
     return f"plans/{generation:06d}.json"
 
 
-def _parquet_path(generation: int) -> str:
-    return f"plans/{generation:06d}.parquet"
+def _parquet_path(generation: int, sha256: str | None = None) -> str:
+    return f"plans/{generation:06d}.parquet" if sha256 is None else f"plans/{generation:06d}-{sha256[:16]}.parquet"

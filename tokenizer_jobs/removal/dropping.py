@@ -94,7 +94,7 @@ def _drop(
         # the same drop again, goes on from here.
         if newest is not None:
             publish_snapshot(storage, recipe_id=recipe_id)
-        sweep_orphans(storage)
+        sweep_orphans(storage, still_ours=partial(_check_lease, lease, storage))
     newest = newest_snapshot(storage)
     num_rejects = sum(removal.removed.column("codes_sha256").null_count for removal in removals)
     return DropResult(

@@ -2,6 +2,7 @@
 
 from tokenizer_jobs.storage.faults import local_write_faults
 from tokenizer_jobs.storage.inputs import SkippedEntry, SourceFile, list_source_files, open_source, stat_source
+from tokenizer_jobs.storage.numbering import listed_numbers, numbers_in
 from tokenizer_jobs.storage.outputs import STAGING_FOLDER, Storage, StoredFile, staged_by_the_dead, staging_name
 from tokenizer_jobs.storage.urls import is_url, local_path, public_uri
 
@@ -13,8 +14,10 @@ __all__ = [
     "StoredFile",
     "is_url",
     "list_source_files",
+    "listed_numbers",
     "local_path",
     "local_write_faults",
+    "numbers_in",
     "open_source",
     "public_uri",
     "staged_by_the_dead",

@@ -8,9 +8,15 @@ from typing import IO
 
 from tokenizer_jobs.errors import ConfigError, TransientError
 from tokenizer_jobs.storage.faults import local_faults, local_write_faults
+from tokenizer_jobs.storage.naming import link_or_rename, rename_over
 from tokenizer_jobs.storage.outputs import STAGING_FOLDER, Storage, StoredFile, checked_parts, staging_name
 
 __all__ = ["LocalStorage"]
+
+STALE_TRIES = 3
+"""Of reading a file that another machine replaced while this one had it open: NFS says ESTALE once."""
+_SILLY = ".nfs"
+"""How NFS calls what was removed while a process of this machine has it open; it goes when that is closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +25,7 @@ class LocalStorage(Storage):
 
     url: str
     is_local = True
+    is_exclusive = True
 
     def check_writable(self) -> None:
         """Make the folder and its staging folder, and try a write."""
@@ -37,6 +44,12 @@ class LocalStorage(Storage):
     def read_bytes(self, path: str) -> bytes:
         """Read a whole file."""
         with local_faults(self._where(path)):
+            for _ in range(STALE_TRIES - 1):
+                try:
+                    return self._at(path).read_bytes()
+                except OSError as error:
+                    if error.errno != errno.ESTALE:
+                        raise
             return self._at(path).read_bytes()
 
     def open_file(self, path: str) -> IO[bytes]:
@@ -57,6 +70,8 @@ class LocalStorage(Storage):
             except FileNotFoundError:
                 return []
             for entry in entries:
+                if entry.name.startswith(_SILLY):
+                    continue
                 try:
                     if entry.is_file():
                         facts = entry.stat()
@@ -70,7 +85,8 @@ class LocalStorage(Storage):
     def put_if_absent(self, path: str, content: bytes) -> bool:
         """Write a file unless there is one; True when this call wrote it.
 
-        Exactly one of any number of writers wins, since a hard link to an existing name fails.
+        Exactly one of any number of writers wins: `link` fails where the name is taken, and where there are no hard
+        links `renameat2` with RENAME_NOREPLACE does (see `naming`).
 
         Crash points, and what a reader sees after each:
             1. while the staged file is written or fsynced: no file, and an orphan in staging;
@@ -113,7 +129,7 @@ class LocalStorage(Storage):
         with local_write_faults(self._where(path)):
             _fsync_file(staged)
             _make_folder(target.parent)
-            staged.replace(target)
+            rename_over(staged, target)
             _fsync_folder(target.parent)
 
     def publish_if_absent(self, staged: Path, path: str) -> bool:
@@ -122,7 +138,7 @@ class LocalStorage(Storage):
         with local_write_faults(self._where(path)):
             _fsync_file(staged)
             _make_folder(target.parent)
-            linked = _link(staged, target)
+            linked = link_or_rename(staged, target)
             # Also when it was there: whoever made it may have died before this, and what builds on it comes next.
             _fsync_folder(target.parent)
             if linked:
@@ -144,22 +160,6 @@ class LocalStorage(Storage):
 
     def _where(self, path: str) -> str:
         return f"{self.url}/{path}"
-
-
-def _link(staged: Path, target: Path) -> bool:
-    try:
-        os.link(staged, target)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
-            raise
-        # The file system has no hard links (exFAT, some mounts): look, then rename. Still never half visible, but
-        # two writers in the same instant may both believe they won; the lease keeps a second live run out.
-        if target.exists():
-            return False
-        staged.replace(target)
-    return True
 
 
 def _make_folder(path: Path) -> None:

@@ -38,6 +38,14 @@ class Storage(ABC):
     """Absolute path, or URL as given; it may hold credentials, so it is never stored."""
     is_local: bool
 
+    @property
+    @abstractmethod
+    def is_exclusive(self) -> bool:
+        """Whether of any number of writers of one new name exactly one wins, whatever their timing.
+
+        Where it is not so, what may differ between two writers is published under a name that holds its own hash.
+        """
+
     @staticmethod
     def at(url: str | os.PathLike[str]) -> "Storage":
         """Name an output without touching it, for readers.
@@ -110,7 +118,10 @@ class Storage(ABC):
 
     @abstractmethod
     def put_if_absent(self, path: str, content: bytes) -> bool:
-        """Write a file unless there is one; True when this call wrote it. Never half visible."""
+        """Write a file unless there is one; True when these very bytes are there. Never half visible.
+
+        Contents therefore name their writer (a run, a moment, a random number) wherever it matters who wrote them.
+        """
 
     @abstractmethod
     def replace(self, path: str, content: bytes) -> None:

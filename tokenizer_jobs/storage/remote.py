@@ -1,6 +1,7 @@
 """Outputs behind fsspec: object stores and whatever else has a URL."""
 
 import datetime
+import hashlib
 import os
 import posixpath
 import tempfile
@@ -16,13 +17,22 @@ from typing import IO, Any
 from tokenizer_jobs.errors import ConfigError, TransientError
 from tokenizer_jobs.storage.faults import remote_faults
 from tokenizer_jobs.storage.outputs import STAGING_FOLDER, Storage, StoredFile, checked_parts, staging_name
-from tokenizer_jobs.storage.systems import creates_exclusively, file_system, is_taken, read_whole, upload
+from tokenizer_jobs.storage.systems import (
+    creates_exclusively,
+    file_system,
+    is_conflict,
+    is_taken,
+    read_whole,
+    upload,
+)
 
 __all__ = ["RemoteStorage"]
 
 _REMOTE_CREATE = threading.Lock()
 LOOK_FIRST_BYTES = 1 << 25
 """Files above this are uploaded only after a look, since a refusal comes after the last byte."""
+CONFLICT_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.6)
+"""Pauses before a write that S3 answered 409 is sent again; it does so while another write of the name is under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +41,14 @@ class RemoteStorage(Storage):
 
     url: str
     is_local = False
+
+    @property
+    def is_exclusive(self) -> bool:
+        """See `Storage`; a store in this process's memory has no writer but this process, and that takes turns."""
+        if self.url.startswith("memory://"):
+            return True
+        with remote_faults(self.name):
+            return creates_exclusively(self.url, folder=self._at(STAGING_FOLDER))
 
     def __post_init__(self) -> None:
         try:
@@ -93,17 +111,27 @@ class RemoteStorage(Storage):
         return sorted(found, key=lambda file: file.path)
 
     def put_if_absent(self, path: str, content: bytes) -> bool:
-        """Write a file unless there is one; True when this call wrote it.
+        """Write a file unless there is one; True when these very bytes are there.
 
-        One upload in fsspec's mode "create". Where the store itself refuses a second one (S3 by `If-None-Match`,
-        Google by `ifGenerationMatch=0`, Azure) it is a single request, any number of them at once, and of any number
-        of writers exactly one wins. Elsewhere it is "look, then write": two writers within one request's time may
-        both believe they won, and the later bytes stay. The lease keeps a second live run out there, and what is
-        published this way has equal meaning from any writer.
+        One upload in fsspec's mode "create". Where the store itself refuses a second one it is a single request, any
+        number of them at once, and of any number of writers exactly one wins:
+
+            S3       PutObject, or CompleteMultipartUpload, with `If-None-Match: *`     412 for the others
+            Google   the upload with `ifGenerationMatch=0`                             412
+            Azure    Put Blob with `If-None-Match: *`                                   409
+
+        A refusal is no proof of another writer: the client sends a request again whose answer was lost, and is told
+        that its own bytes are there. So a refusal is followed by a look at the bytes.
+
+        Elsewhere it is look, write, look again. Of two writers within one request's time the bytes of the later stay,
+        and the earlier finds that out unless its second look came before them; then both go on. What they publish is
+        sound from either: names of files hold their hashes there (`is_exclusive`), records name such files alone, and
+        a driver reads the records again before it lists them in a snapshot and sweeps.
 
         Crash points: before the upload is complete a reader sees nothing, after it the whole file.
         """
-        return self._create(path, lambda system, target: system.pipe_file(target, content, mode="create"))
+        wrote = self._create(path, lambda system, target: system.pipe_file(target, content, mode="create"))
+        return True if wrote and self.is_exclusive else self._holds(path, content)
 
     def replace(self, path: str, content: bytes) -> None:
         """Write a file over whatever is there, by one upload."""
@@ -123,14 +151,18 @@ class RemoteStorage(Storage):
         may leave a temporary file on this machine, or parts of an upload that the store itself drops after a while.
         """
         with remote_faults(self._where(path)):
-            upload(self._system(), str(staged), self._at(path))
+            self._upload(staged, path)
         staged.unlink()
 
     def publish_if_absent(self, staged: Path, path: str) -> bool:
-        """Upload a staged file unless a file is there; exclusive where `put_if_absent` is."""
+        """Upload a staged file unless a file is there; exclusive where `put_if_absent` is.
+
+        Where it is refused the file may still be this one, by a request whose answer was lost: to find that out may
+        be a large download, which is left to the caller, who compares hashes in any case.
+        """
         if staged.stat().st_size > LOOK_FIRST_BYTES and self.exists(path):
             return False
-        if not self._create(path, lambda system, target: upload(system, str(staged), target, mode="create")):
+        if not self._create(path, lambda _system, _target: self._upload(staged, path, mode="create")):
             return False
         staged.unlink()
         return True
@@ -138,19 +170,50 @@ class RemoteStorage(Storage):
     def _create(self, path: str, write: Callable[[Any, str], object]) -> bool:
         with remote_faults(self._where(path)):
             system, target = self._system(), self._at(path)
-            is_exclusive = creates_exclusively(self.url, folder=self._at(STAGING_FOLDER))
-            with nullcontext() if is_exclusive else _REMOTE_CREATE:
-                if not is_exclusive:
+            refuses = creates_exclusively(self.url, folder=self._at(STAGING_FOLDER))
+            with nullcontext() if refuses else _REMOTE_CREATE:
+                if not refuses:
                     system.invalidate_cache()
                     if system.exists(target):
                         return False
-                try:
-                    write(system, target)
-                except OSError as error:
-                    if is_taken(error):
-                        return False
-                    raise
-                return True
+                for pause in (*CONFLICT_SECONDS, None):
+                    try:
+                        write(system, target)
+                    except OSError as error:
+                        if is_taken(error):
+                            return False
+                        if pause is None or not is_conflict(error):
+                            raise
+                        time.sleep(pause)
+                    else:
+                        return True
+                return False
+
+    def _upload(self, staged: Path, path: str, *, mode: str = "overwrite") -> None:
+        """Upload a staged file; in parts where it is large.
+
+        The end of an upload in parts may be done and its answer lost: sent again, the store knows the upload no more
+        and says so by "not found", whatever became of it.
+        """
+        try:
+            upload(self._system(), str(staged), self._at(path), mode=mode)
+        except FileNotFoundError as error:
+            if not self._is_staged(staged, path):
+                raise TransientError(f"{self._where(path)}: the store lost the upload on its way: {error}") from None
+
+    def _is_staged(self, staged: Path, path: str) -> bool:
+        """Whether a file has the bytes of a staged one."""
+        try:
+            with staged.open("rb") as ours, self._system().open(self._at(path), "rb") as theirs:
+                return hashlib.file_digest(ours, "sha256").digest() == hashlib.file_digest(theirs, "sha256").digest()
+        except FileNotFoundError:
+            return False
+
+    def _holds(self, path: str, content: bytes) -> bool:
+        try:
+            return self.read_bytes(path) == content
+        except FileNotFoundError:  # removed since
+            return False
 
     def delete(self, path: str) -> None:
         """Remove a file; a missing one is fine."""

@@ -109,6 +109,8 @@ class GpuEncoder:
             filler=filler,
         )
         self._lanes = LaneEncoder(encoder, convolution_dtype=convolution_dtype, tile_samples=TILE_SAMPLES)
+        self.num_padded_samples = 0
+        """Samples, so far, with which `encode` filled items up to the longest of their convolution batch."""
 
     @property
     def budget(self) -> Budget:
@@ -209,6 +211,9 @@ class GpuEncoder:
     def _start(self, waveforms: Sequence[Tensor], batch: FrameBatch) -> _Running:
         encoded = self._encode_frames(waveforms, batch)
         codes = self._quantizer.encode(self._frames.frames(encoded))
+        for group in batch.groups:
+            lengths = [waveforms[index].shape[-1] for index in group]
+            self.num_padded_samples += len(lengths) * max(lengths) - sum(lengths)
         return _Running(
             items=batch.items,
             lengths=encoded.lengths,

@@ -1,0 +1,1 @@
+"""The demonstration by violence: whatever is killed, every item ends exactly once."""

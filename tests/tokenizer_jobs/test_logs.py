@@ -1,0 +1,66 @@
+"""Logs for machines: every line is one object, and the objects say what happened to which unit and item."""
+
+import io
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tokenizer_jobs.conftest import REPOSITORY
+from tokenizer_jobs.logs import active_log_format, json_logs, log_event
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_an_event_is_a_line_of_its_facts() -> None:
+    stream, log = io.StringIO(), logging.getLogger("tokenizer_jobs.somewhere")
+    with json_logs(stream):
+        assert active_log_format() == "json"
+        log_event(log, logging.INFO, "unit_done", unit="part-1", audio_seconds=1.5, device=None)
+        log.warning("odd: %s", "zwei\nZeilen")
+    log_event(log, logging.INFO, "unit_done", unit="part-2")
+    done, odd = lines(stream.getvalue())
+    assert done.pop("time").endswith("Z")
+    assert done == {"level": "info", "event": "unit_done", "unit": "part-1", "audio_seconds": 1.5}
+    assert (odd["level"], odd["event"], odd["message"]) == ("warning", "message", "odd: zwei\nZeilen")
+
+
+def test_without_json_logs_an_event_is_a_message_of_names_and_values(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("tokenizer_jobs.somewhere")
+    with caplog.at_level(logging.INFO):
+        log_event(log, logging.INFO, "item_rejected", item="a b.wav", reason="corrupt")
+    assert active_log_format() == "text"
+    assert caplog.messages == ["item_rejected item='a b.wav' reason=corrupt"]
+
+
+def test_logging_is_left_as_it_was() -> None:
+    package = logging.getLogger("tokenizer_jobs")
+    before = (list(package.handlers), package.level, package.propagate)
+    with json_logs(io.StringIO()):
+        pass
+    assert (list(package.handlers), package.level, package.propagate) == before
+
+
+def test_a_run_logs_its_units_and_rejects_and_its_progress_as_json(tmp_path: Path) -> None:
+    (tmp_path / "broken.wav").write_bytes(b"<html>")
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        f"output: {tmp_path / 'out'}\nrecipe: {{codec: {{model: demo}}}}\n"
+        f"selection: {{source: {{kind: files, paths: [{tmp_path}]}}}}\n"
+    )
+    words = [sys.executable, "-m", "tokenizer_jobs", "run", str(job), "--log-format", "json"]
+    ended = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1, "every item was rejected"
+    *logged, problem = ended.stderr.splitlines()
+    events = {line["event"]: line for line in lines("\n".join(logged))}
+    assert problem.startswith("problem: every item was rejected")
+    assert {"message", "item_rejected", "unit_committed", "progress"} <= set(events)
+    assert (events["item_rejected"]["item"], events["item_rejected"]["stage"]) == ("broken.wav", "decode")
+    assert events["item_rejected"]["unit"] == events["unit_committed"]["unit"]
+    assert events["progress"]["units_committed"] == 1

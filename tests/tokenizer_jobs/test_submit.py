@@ -1,0 +1,243 @@
+"""Jobs through the job API of a real `ray start` cluster with token authentication: stopped, resumed, and the same."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.tokenizer_jobs.head_node import HeadNode, head_node
+from tokenizer_jobs.config import JobConfig
+from tokenizer_jobs.job import run
+
+SLOW_CLIPS = '''
+"""The demo clips, on storage that takes its time: there is time to stop a job."""
+
+import time
+
+from tokenizer_jobs.sources.demo import DemoClips
+
+
+class SlowClips(DemoClips):
+    def open(self, item):
+        time.sleep(0.25)
+        return super().open(item)
+'''
+
+DEADLINE_SECONDS = 240.0
+
+VERSION = version("tokenizer-jobs")
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds a cluster's processes by /proc")
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[HeadNode]:
+    with head_node(num_cpus=2, num_encoders=1) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder: a job file, and a source of their own beside it."""
+    path = tmp_path_factory.mktemp("users")
+    (path / "slow_clips.py").write_text(SLOW_CLIPS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def digest(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of the same clips, tokenized in one process that nobody stops."""
+    content = job(tmp_path_factory.mktemp("calm") / "out", executor="inline")
+    content["selection"]["source"] = {"kind": "demo"}
+    return run(JobConfig.parse(content, origin="test")).digest
+
+
+def job(output: Path, **runtime: Any) -> dict[str, Any]:
+    return {
+        "output": str(output),
+        "recipe": {"codec": {"model": "demo"}},
+        "selection": {"source": {"kind": "slow_clips:SlowClips"}, "shards": {"unit_minutes": 0.12}},
+        "runtime": {"device": "cpu", "decode_tasks": 1, "grace_seconds": 20, **runtime},
+    }
+
+
+def write_job(folder: Path, output: Path) -> Path:
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(job(output)))
+    return path
+
+
+def call(head: HeadNode, *words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        words,
+        cwd=cwd,
+        env=head.environment | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEADLINE_SECONDS,
+    )
+
+
+def tokenizer_jobs(head: HeadNode, *words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return call(head, sys.executable, "-m", "tokenizer_jobs", *words, cwd=cwd, **environment)
+
+
+def status(head: HeadNode, output: Path, *, cwd: Path) -> dict[str, Any]:
+    """Of an output, by a process that knows nothing of the cluster."""
+    environment = {name: value for name, value in head.environment.items() if not name.startswith("RAY_")}
+    words = (sys.executable, "-m", "tokenizer_jobs", "status", str(output), "--json")
+    done = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@contextmanager
+def followed(head: HeadNode, *words: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    """A command that goes on by itself; killed when it takes too long."""
+    command = (sys.executable, "-m", "tokenizer_jobs", *words)
+    with subprocess.Popen(command, cwd=cwd, env=head.environment, stdout=subprocess.PIPE, text=True) as process:
+        timer = threading.Timer(DEADLINE_SECONDS, process.kill)
+        timer.start()
+        try:
+            yield process
+        finally:
+            timer.cancel()
+            timer.join()
+            process.kill()
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+def wait_until_some_is_committed(output: Path, *, more_than: int = 0) -> None:
+    wait_for(lambda: len(list((output / "_commits").glob("*/*.json"))) > more_than, f"another commit in {output}")
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.1)
+
+
+def assert_half_done(found: dict[str, Any]) -> None:
+    assert 0 < found["units_committed"] < found["units"]
+
+
+def test_ray_job_submit_stopped_and_submitted_again_gives_what_one_process_gives(
+    head: HeadNode, folder: Path, digest: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    write_job(folder, output)
+    at = ("--address", head.address)
+    environment = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "50"}})
+    submit = ("ray", "job", "submit", *at, "--working-dir", str(folder), "--runtime-env-json", environment)
+    command = ("--", "python", "-m", "tokenizer_jobs", "run", "job.yaml")
+
+    first = call(head, *submit, "--submission-id", "first", "--no-wait", *command, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    wait_until_some_is_committed(output)
+    running = status(head, output, cwd=tmp_path)
+    assert_half_done(running)
+    stopped = call(head, "ray", "job", "stop", *at, "first", cwd=tmp_path)
+    assert stopped.returncode == 0, stopped.stderr
+    log = call(head, "ray", "job", "logs", *at, "first", cwd=tmp_path).stdout
+    assert re.search(r"^stopped: \d+ of \d+ units committed; nothing is lost$", log, re.MULTILINE), log
+    assert_half_done(status(head, output, cwd=tmp_path))
+    assert not (output / "_lease.json").exists(), "a run that drained gives its lease back"
+
+    second = call(head, *submit, *command, cwd=tmp_path)
+    assert second.returncode == 0, second.stdout + second.stderr
+    done = status(head, output, cwd=tmp_path)
+    assert done["units_committed"] == done["units"]
+    assert done["digest"] == digest
+
+
+def test_submit_follows_and_exits_as_the_job_does_however_it_is_stopped(
+    head: HeadNode, folder: Path, digest: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    submit = ("submit", str(write_job(folder, output)), "--address", head.address)
+
+    with followed(head, *submit, cwd=folder) as following:
+        (submission_id,) = re.findall(r"^submitted (tokenize-out-\S+)$", first_line(following), re.MULTILINE)
+        wait_until_some_is_committed(output)
+        stop = ("ray", "job", "stop", "--address", head.address, "--no-wait", submission_id)
+        assert call(head, *stop, cwd=tmp_path).returncode == 0
+        log = following.communicate()[0]
+    assert following.returncode == 75, log
+    assert re.search(r"^stopped: \d+ of \d+ units committed; nothing is lost$", log, re.MULTILINE), log
+
+    # Ctrl-C lets go of the log, not of the job.
+    num_committed = status(head, output, cwd=tmp_path)["units_committed"]
+    with followed(head, *submit, cwd=folder) as following:
+        wait_until_some_is_committed(output, more_than=num_committed)
+        following.send_signal(signal.SIGINT)
+        following.communicate()
+    assert following.returncode == 130
+    assert books(head, tmp_path)[0] == (None, VERSION), "it still runs"
+    # As a supervisor outside Ray does it, whose books must show the command's own exit code.
+    os.kill(json.loads((output / "_lease.json").read_text())["pid"], signal.SIGTERM)
+    wait_for(lambda: books(head, tmp_path)[0] == (75, VERSION), "the end of the job in the books")
+    assert_half_done(status(head, output, cwd=tmp_path))
+    refused = tokenizer_jobs(head, *submit, "--recipe.codec.bandwidth-kbps", "3", cwd=folder)
+    assert refused.returncode == 1
+    assert "error: " in refused.stdout
+
+    # A cluster with another version of this package refuses the job, unless the package is sent along.
+    other = tmp_path / "other"
+    record = other / "tokenizer_jobs-9.9.dist-info"
+    record.mkdir(parents=True)
+    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: tokenizer-jobs\nVersion: 9.9\n")
+    with_other = {"PYTHONPATH": os.pathsep.join([str(other), head.environment["PYTHONPATH"]])}
+    refused = tokenizer_jobs(head, *submit, cwd=folder, **with_other)
+    assert refused.returncode == 1
+    assert re.search(r"submitted by tokenizer-jobs 9\.9, and the cluster has [\d.]+;.*--send-package", refused.stdout)
+    done = tokenizer_jobs(head, *submit, "--send-package", cwd=folder, **with_other)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert status(head, output, cwd=tmp_path)["digest"] == digest
+    assert "Traceback" not in log + done.stdout
+    assert books(head, tmp_path)[:5] == [(0, "9.9"), (1, "9.9"), (1, VERSION), (75, VERSION), (None, VERSION)]
+
+
+def books(head: HeadNode, cwd: Path) -> list[tuple[int | None, str]]:
+    """The cluster's jobs, the newest first, as its API tells them: exit code, version that submitted it."""
+    script = (
+        "import json, sys; from ray.job_submission import JobSubmissionClient as C; "
+        "print(json.dumps([[j.start_time, j.driver_exit_code, j.metadata] for j in C(sys.argv[1]).list_jobs()]))"
+    )
+    told = json.loads(call(head, sys.executable, "-c", script, head.address, cwd=cwd).stdout)
+    return [(code, metadata.get("tokenizer_jobs_version")) for _, code, metadata in sorted(told, reverse=True)]
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"RAY_AUTH_MODE": "disabled"}, "sent only with RAY_AUTH_MODE=token"),
+        ({"RAY_AUTH_TOKEN": "ab" * 32}, "the token of RAY_AUTH_TOKEN is missing or not the cluster's"),
+        ({"RAY_AUTH_TOKEN": "", "HOME": "/nonexistent"}, "the token of ~/.ray/auth_token is missing"),
+    ],
+)
+def test_a_missing_or_wrong_token_is_one_line_that_says_how_to_give_it(
+    head: HeadNode, folder: Path, tmp_path: Path, environment: dict[str, str], message: str
+) -> None:
+    words = ("submit", str(write_job(folder, tmp_path / "out")), "--address", head.address)
+    refused = tokenizer_jobs(head, *words, cwd=folder, **environment)
+    assert refused.returncode == 1
+    assert message in refused.stderr
+    assert refused.stderr.count("\n") == 1
