@@ -68,7 +68,7 @@ def run_inline(output: Path, *, down: Path, failing: list[str], stop: StopReques
         yield from executor.run(UNITS, stop=stop)
 
 
-UNITS = make_units(4)
+UNITS = make_units(2)
 ALL = [item.id for unit in UNITS for item in unit.items]
 
 
@@ -82,8 +82,7 @@ def test_a_unit_whose_storage_fails_waits_while_others_go_on(
         assert isinstance(outcome, UnitDone)
         order.append(outcome.unit.index)
         down.unlink(missing_ok=True)
-    assert order[0] == 1
-    assert sorted(order) == [0, 1, 2, 3]
+    assert order == [1, 0]
     assert commits(tmp_path / "out")[UNITS[0].unit_id].attempt > 1
 
 
