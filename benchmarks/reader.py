@@ -1,9 +1,9 @@
-"""Reader throughput: `TokenDataset` against `datasets` streaming with a shuffle buffer, on the same output, by turns.
+"""Reader throughput: `TokenDataset` against what else streams and shuffles, on the same codes, by turns.
 
     python -m benchmarks.reader [--clips 4000] [--seconds 15] [--turns 5]
 
 Each turn is an epoch of every reader in one process: a crop of 512 frames of 8 codebooks out of every row, opened
-before the clock starts. WebDataset takes part where it is installed.
+before the clock starts. WebDataset and litdata take part where they are installed (`pip install webdataset litdata`).
 """
 
 import argparse
@@ -76,15 +76,14 @@ def measure(readers: dict[str, Callable[[], Iterator[Any]]], *, turns: int) -> d
 
 def describe(rates: dict[str, list[float]], arguments: argparse.Namespace) -> str:
     """The section of RESULTS.md."""
-    packages = ["torch", "numpy", "pyarrow", "datasets"]
+    packages = ["torch", "numpy", "pyarrow", "datasets", *(name for name in ("webdataset", "litdata") if name in rates)]
     lines = [
         f"## Reader, {time.strftime('%Y-%m-%d')}",
         "",
         f"`python -m benchmarks.reader --clips {arguments.clips} --seconds {arguments.seconds:g} --turns "
         f"{arguments.turns}`; {describe_machine(packages=packages)}. Crops of "
-        f"{CROP_FRAMES} frames × {NUM_CODEBOOKS} codebooks, shuffled within {BUFFER_ROWS} rows, CPU time; "
-        ""
-        "medians over the turns, ratios within a turn.",
+        f"{CROP_FRAMES} frames × {NUM_CODEBOOKS} codebooks, shuffled within {BUFFER_ROWS} rows (litdata: within its "
+        "chunks), CPU time; medians over the turns, ratios within a turn.",
         "",
         "| Reader | Million codes/s | TokenDataset is faster by |",
         "| --- | --- | --- |",
@@ -127,24 +126,44 @@ def _crops(rows: Iterator[Any]) -> Iterator[Any]:
         yield crop.clone() if isinstance(crop, torch.Tensor) else torch.from_numpy(crop.copy())
 
 
-def _others(output: Path, folder: Path) -> dict[str, Callable[[], Iterator[Any]]]:
-    try:
-        webdataset: Any = import_module("webdataset")
-    except ImportError:
-        print("webdataset is not installed and does not take part")  # litdata neither: it needs torchvision
-        return {}
-    shards = folder / "webdataset"
-    shards.mkdir()
-    with webdataset.ShardWriter(str(shards / "%06d.tar"), maxcount=ROWS_A_SHARD, verbose=0) as writer:
+def _webdataset(output: Path, folder: Path) -> Callable[[], Iterator[Any]]:
+    webdataset: Any = import_module("webdataset")
+    with webdataset.ShardWriter(str(folder / "%06d.tar"), maxcount=ROWS_A_SHARD, verbose=0) as writer:
         for sample in TokenDataset(str(output), shuffle=False):
             writer.write({"__key__": sample["id"], "codes.npy": sample["codes"].numpy()})
 
     def read() -> Iterator[Any]:
-        paths = [str(path) for path in sorted(shards.glob("*.tar"))]
+        paths = [str(path) for path in sorted(folder.glob("*.tar"))]
         rows = webdataset.WebDataset(paths, shardshuffle=len(paths), seed=0).shuffle(BUFFER_ROWS).decode()
         return _crops(row["codes.npy"] for row in rows)
 
-    return {"webdataset": read}
+    return read
+
+
+def _litdata(output: Path, folder: Path) -> Callable[[], Iterator[Any]]:
+    litdata: Any = import_module("litdata")
+    cache = import_module("litdata.streaming.cache").Cache(str(folder), chunk_bytes="64MB")
+    for number, sample in enumerate(TokenDataset(str(output), shuffle=False)):
+        cache[number] = {"id": sample["id"], "codes": sample["codes"].numpy()}
+    cache.done()
+    cache.merge(1)
+
+    def read() -> Iterator[Any]:
+        return _crops(row["codes"] for row in litdata.StreamingDataset(str(folder), shuffle=True, seed=0))
+
+    return read
+
+
+def _others(output: Path, folder: Path) -> dict[str, Callable[[], Iterator[Any]]]:
+    """The readers of formats that the output is written to here, as far as they are installed."""
+    readers = {}
+    for name, make in (("webdataset", _webdataset), ("litdata", _litdata)):
+        (folder / name).mkdir()
+        try:
+            readers[name] = make(output, folder / name)
+        except ImportError:
+            print(f"{name} is not installed and does not take part")
+    return readers
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def test_a_lease_that_outlives_the_job_is_found(whole: Path, calm: Content, outp
 
 def test_whatever_is_killed_every_item_ends_exactly_once() -> None:
     pytest.importorskip("s3fs", reason="s3fs is not installed: there is no store that could fail")
-    words = ["--rounds", "2", "--seed", "3", "--items", "120", "--unit-minutes", "0.04", "--blows", "4", "--plain"]
+    words = ["--rounds", "2", "--seed", "3", "--items", "120", "--unit-minutes", "0.1", "--blows", "4", "--plain"]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.chaos", *words], cwd=ROOT, capture_output=True, text=True, check=False
     )

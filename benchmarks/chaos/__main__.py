@@ -172,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, help="no round begins after so long")
     parser.add_argument("--store", choices=("s3", "local"), default="s3")
     parser.add_argument("--items", type=int, default=240, help="recordings, rejects included")
-    parser.add_argument("--unit-minutes", type=float, default=0.05)
+    parser.add_argument("--unit-minutes", type=float, default=0.07)
     parser.add_argument("--blows", type=int, help="in one round, at most")
     parser.add_argument("--errors", type=float, default=0.05, help="share of requests answered by 500 or 503")
     parser.add_argument("--cuts", type=float, default=0.01, help="share of requests whose connection is cut")

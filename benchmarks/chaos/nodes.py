@@ -90,11 +90,12 @@ class Nodes:
     def __enter__(self) -> "Nodes":
         from ray.cluster_utils import Cluster  # with the environment as it is now: Ray reads it once
 
-        self._cluster = Cluster(
-            initialize_head=True,
-            shutdown_at_exit=True,
-            head_node_args={"include_dashboard": False, **_resources()},
-        )
+        with _own_sigterm():
+            self._cluster = Cluster(
+                initialize_head=True,
+                shutdown_at_exit=True,
+                head_node_args={"include_dashboard": False, **_resources()},
+            )
         for _ in range(NUM_WORKER_NODES):
             self.add_worker_node()
         return self
@@ -143,7 +144,8 @@ class Nodes:
         """Let another node join; its name."""
         self._num_added += 1
         name = f"worker {self._num_added}"
-        self._workers.append((name, self._cluster.add_node(**_resources())))
+        with _own_sigterm():
+            self._workers.append((name, self._cluster.add_node(**_resources())))
         return name
 
     def workers(self) -> Iterator[Worker]:
@@ -167,6 +169,16 @@ def _state(pid: int) -> str:
     except OSError:
         return "X"
     return stat.rpartition(")")[2].split()[0]
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    # Each node sets a handler that drains it for 30 s and leaves everything else running.
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _resources() -> dict[str, Any]:

@@ -96,23 +96,23 @@ def _retry(arguments: argparse.Namespace) -> int:
 
 def _do(work: "Callable[[Report], RunResult]", *, log_format: "LogFormat") -> int:
     """Work under the progress display, and say how it ended."""
+    from tokenizer_jobs.audition import any_row_id
     from tokenizer_jobs.cli.screens import run_screen
     from tokenizer_jobs.logs import json_logs
     from tokenizer_jobs.progress import ProgressDisplay
 
     try:
-        with (
-            sigterm_as_interrupt(),
-            json_logs(sys.stderr) if log_format == "json" else nullcontext(),
-            ProgressDisplay(sys.stderr, log_format=log_format) as display,
-        ):
-            result = work(display.report)
+        with sigterm_as_interrupt():
+            with (
+                json_logs(sys.stderr) if log_format == "json" else nullcontext(),
+                ProgressDisplay(sys.stderr, log_format=log_format) as display,
+            ):
+                result = work(display.report)
+            example_id = any_row_id(result.output) if result.snapshot is not None else None
     except KeyboardInterrupt:  # while loading, planning or publishing; with units in hand `run` stops by itself
         print("stopped; nothing is lost, and the same command resumes", file=sys.stderr)
         return EXIT_STOPPED
-    from tokenizer_jobs.audition import any_row_id
-
-    print(run_screen(result, example_id=any_row_id(result.output) if result.snapshot is not None else None))
+    print(run_screen(result, example_id=example_id))
     complain(result.problems)
     return result.exit_code
 

@@ -96,7 +96,7 @@ def connected(runtime: Runtime) -> Iterator[str]:
             yield "a private Ray on this machine"
         else:
             probe(address)
-            stack.callback(ray.shutdown)
+            stack.callback(_shut_down)
             _init(address)
             yield f"the Ray cluster at {address}"
 
@@ -191,7 +191,7 @@ def private_ray(*, num_cpus: int, encoder_slots: int, num_gpus: int | None = Non
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         stack.enter_context(_environment(_private_environment()))
-        stack.callback(ray.shutdown)
+        stack.callback(_shut_down)
         with _own_signal_handler():
             ray.init(
                 address="local",
@@ -218,6 +218,12 @@ def _private_environment() -> dict[str, str]:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
+
+
+def _shut_down() -> None:
+    # Ray's C++ part leaves SIGTERM without any handler, not even Python's own.
+    with _sigterm_waits(), _own_signal_handler():
+        ray.shutdown()
 
 
 @contextmanager
