@@ -1,10 +1,13 @@
+import os
 import resource
 import signal
 import subprocess
 import sys
 import uuid
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,7 +18,7 @@ from tests.tokenizer_jobs.plugins import HarmfulClips
 from tests.tokenizer_jobs.test_cluster import make_job, run_all, wait_for
 from tokenizer_jobs.cluster import RayExecutor
 from tokenizer_jobs.cluster.decode_streams import DecodeFanOut
-from tokenizer_jobs.cluster.decode_tasks import MAX_LIST_ITEMS, MAX_LIST_SECONDS, decode_share, plan_groups
+from tokenizer_jobs.cluster.decode_tasks import MAX_LIST_ITEMS, MAX_LIST_SECONDS, DecodedList, decode_share, plan_groups
 from tokenizer_jobs.cluster.faults import DecodeWorkerLostError
 from tokenizer_jobs.config import CodecRecipe, Runtime
 from tokenizer_jobs.decode import AudioTarget, decode_items
@@ -145,6 +148,20 @@ def test_items_come_in_plan_order_however_many_tasks_decode(num_tasks: int) -> N
     there = list(fan_out.decode(unit, careful=False))
     assert [item.position for item in there] == list(range(len(long)))
     assert [repr(item) for item in there] == [repr(item) for item in here]
+
+
+def dies_at_the_end(*arguments: Any, **options: Any) -> Iterator[DecodedList]:
+    """Decodes a share, and is killed when all of it was given."""
+    yield from decode_share(*arguments, **options)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_task_that_is_lost_when_all_was_given_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokenizer_jobs.cluster.decode_streams.decode_share", dies_at_the_end)
+    unit = WorkUnit(generation=1, index=0, unit_id="0" * 16, items=tuple(item for _, item in RECORDS))
+    fan_out = DecodeFanOut(source=DemoSource(), target=TARGET, num_tasks=1, cpus=0.25, start_timeout_seconds=50)
+    assert [item.position for item in fan_out.decode(unit, careful=False)] == list(range(len(RECORDS)))
 
 
 @pytest.mark.parametrize(("decode_seconds", "expected"), [(0.1, 1), (10.0, 1), (25.0, 3), (1000.0, 8)])

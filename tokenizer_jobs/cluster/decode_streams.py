@@ -173,13 +173,16 @@ class _DecodeTask:
             yield from map(_own_samples, taken.items)
 
     def finish(self) -> None:
-        """Wait for the end of the task, all of whose items were taken."""
+        """Wait for the end of the task, all of whose items were taken; if its process is lost now, nothing is."""
         try:
-            next(self._lists)
+            ray.get(next(self._lists))  # of a task that failed, one more reference holds the reason
         except StopIteration:
             return
         except RayError as error:
-            raise decode_fault(error) from error
+            fault = decode_fault(error)
+            if isinstance(fault, DecodeWorkerLostError):
+                return
+            raise fault from error
         raise IntegrityError("a decode task gave more items than its share holds")
 
     def cancel(self) -> None:
