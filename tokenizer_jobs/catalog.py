@@ -20,6 +20,7 @@ from tokenizer_jobs.parquet import open_parquet
 from tokenizer_jobs.planning import list_generations
 from tokenizer_jobs.receipts import Receipts, read_receipts, receipt_path
 from tokenizer_jobs.recipe import FORMAT_VERSION, METADATA_KEY
+from tokenizer_jobs.records import RowGroups
 from tokenizer_jobs.storage import Storage, listed_numbers, numbers_in
 
 __all__ = [
@@ -50,6 +51,8 @@ _SHARD_COLUMNS = pa.schema(
         ("size_bytes", pa.int64()),
         ("sha256", pa.string()),
         ("digest", pa.string()),
+        ("group_rows", pa.list_(pa.int32())),
+        ("group_shortest_frames", pa.list_(pa.int32())),
     ]
 )
 
@@ -69,6 +72,8 @@ class SnapshotShard:
     size_bytes: int
     sha256: str
     digest: str
+    row_groups: RowGroups | None = None
+    """None: its commit does not say, as those of earlier versions; its footer does."""
 
 
 class SnapshotFacts(BaseModel):
@@ -286,6 +291,7 @@ def _shards_of(commit: Commit) -> Iterator[SnapshotShard]:
             size_bytes=file.size_bytes,
             sha256=file.sha256,
             digest=commit.digest,
+            row_groups=file.row_groups,
         )
 
 
@@ -299,7 +305,11 @@ def _same_content(one: Snapshot, other: Snapshot) -> bool:
 
 
 def _to_parquet(snapshot: Snapshot) -> bytes:
-    columns = {name: [getattr(shard, name) for shard in snapshot.shards] for name in _SHARD_COLUMNS.names}
+    plain = [name for name in _SHARD_COLUMNS.names if not name.startswith("group_")]
+    columns = {name: [getattr(shard, name) for shard in snapshot.shards] for name in plain}
+    groups = [shard.row_groups for shard in snapshot.shards]
+    columns["group_rows"] = [None if known is None else known.rows for known in groups]
+    columns["group_shortest_frames"] = [None if known is None else known.shortest_frames for known in groups]
     table = pa.table(columns, schema=_SHARD_COLUMNS)
     table = table.replace_schema_metadata({METADATA_KEY: snapshot.facts.model_dump_json().encode()})
     content = BytesIO()
@@ -314,7 +324,7 @@ def _read(storage: Storage, number: int) -> Snapshot:
         with open_parquet(BytesIO(content)) as file:
             table = file.read(use_threads=False)
         facts = SnapshotFacts.model_validate_json(table.schema.metadata[METADATA_KEY])
-        shards = tuple(SnapshotShard(**row) for row in table.to_pylist())
+        shards = tuple(map(_to_shard, table.to_pylist()))
     except (pa.ArrowException, OSError, KeyError, TypeError, ValidationError) as error:
         raise IntegrityError(
             f"{path} is damaged ({error}); delete it and run again: it is made anew from the commits"
@@ -322,3 +332,9 @@ def _read(storage: Storage, number: int) -> Snapshot:
     if facts.number != number:
         raise IntegrityError(f"{path} says it is snapshot {facts.number}: it was moved; put it back or delete it")
     return Snapshot(facts=facts, shards=shards)
+
+
+def _to_shard(row: dict[str, Any]) -> SnapshotShard:
+    rows, shortest_frames = row.pop("group_rows", None), row.pop("group_shortest_frames", None)
+    known = None if rows is None else RowGroups(rows=tuple(rows), shortest_frames=tuple(shortest_frames))
+    return SnapshotShard(**row, row_groups=known)

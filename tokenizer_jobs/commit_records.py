@@ -4,10 +4,12 @@ import hashlib
 import json
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tokenizer_jobs.errors import IntegrityError
+from tokenizer_jobs.records import RowGroups, ShardFile
 
 __all__ = [
     "Commit",
@@ -37,6 +39,28 @@ class CommittedFile(StoredRecord):
     rows: int = Field(ge=1)
     size_bytes: int = Field(ge=1)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    row_groups: RowGroups | None = None
+    """Of a shard, so that readers need not ask each shard for them; None in outputs of earlier versions."""
+
+    @classmethod
+    def of(cls, file: ShardFile) -> Self:
+        """The record of a published file."""
+        return cls(
+            path=file.path,
+            rows=file.rows,
+            size_bytes=file.size_bytes,
+            sha256=file.sha256,
+            row_groups=file.row_groups,
+        )
+
+    @model_validator(mode="after")
+    def _groups_hold_the_rows(self) -> Self:
+        groups = self.row_groups
+        if groups is not None and (
+            sum(groups.rows) != self.rows or len(groups.rows) != len(groups.shortest_frames) or min(groups.rows) < 1
+        ):
+            raise ValueError(f"row groups {groups} do not hold the {self.rows} rows of {self.path}")
+        return self
 
 
 class EncodeWork(StoredRecord):

@@ -232,10 +232,7 @@ def _build_commit(
         generation=unit.generation,
         index=unit.index,
         recipe_id=recipe_id,
-        files=tuple(
-            CommittedFile(path=file.path, rows=file.rows, size_bytes=file.size_bytes, sha256=file.sha256)
-            for file in files
-        ),
+        files=tuple(map(CommittedFile.of, files)),
         num_items=len(unit.items),
         num_rows=len(shard.row_ids),
         num_rejects=len(rejects.item_ids),

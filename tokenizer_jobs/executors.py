@@ -19,14 +19,14 @@ from tokenizer_jobs.errors import TransientError
 from tokenizer_jobs.isolation import IsolatedDecoder
 from tokenizer_jobs.logs import log_event
 from tokenizer_jobs.machine import available_cpus
-from tokenizer_jobs.outages import MAX_STORAGE_FAILURES, Outage, pause_seconds
+from tokenizer_jobs.outages import MAX_STORAGE_FAILURES, Outage, Supply, pause_seconds
 from tokenizer_jobs.pipeline import UnitDone, UnitJob, tokenize_unit
 from tokenizer_jobs.records import Decoded, Item, WorkUnit
 from tokenizer_jobs.sources import lives_in_memory, make_source
 from tokenizer_jobs.stopping import StopRequest, UnitAbandonedError
 from tokenizer_jobs.storage import Storage
 
-__all__ = ["Executor", "InlineExecutor", "UnitFailed", "UnitOutcome", "log_outcome"]
+__all__ = ["Executor", "InlineExecutor", "UnitFailed", "UnitOutcome", "log_outcome", "name_rejects"]
 
 _log = logging.getLogger(__name__)
 
@@ -73,9 +73,28 @@ def log_outcome(outcome: UnitOutcome) -> None:
         items=commit.num_items,
         rows=commit.num_rows,
         rejects=commit.num_rejects,
+        rejected=name_rejects(outcome),
         audio_seconds=commit.audio_seconds,
         differing_rows=outcome.published.num_differing or None,
     )
+
+
+def name_rejects(done: UnitDone) -> str | None:
+    """The first rejects of a unit with their reasons, and how many more; None where there are none.
+
+    Those that a filter left out are what was asked for, and not told.
+    """
+    if not done.rejected:
+        return None
+    commit = done.published.commit
+    names = [f"{_word(done.unit.items[reject.position].id)} ({reject.reason})" for reject in done.rejected]
+    num_more = commit.num_rejects - commit.num_filtered - len(names)
+    return ", ".join(names) + (f" and {num_more} more" if num_more > 0 else "")
+
+
+def _word(item_id: str) -> str:
+    """An id as one word of a line, whatever its file is called."""
+    return item_id if item_id.isprintable() and " " not in item_id else repr(item_id)
 
 
 class Executor(Protocol):
@@ -258,7 +277,7 @@ class _OpenUnits:
     """Units to be tried: those that met failing storage once their pause is over, then fresh ones."""
 
     def __init__(self, units: Iterable[WorkUnit]) -> None:
-        self._units: Iterator[WorkUnit] | None = iter(units)
+        self._supply = Supply(units)
         self._waiting: list[tuple[float, int, _Try]] = []
         self._order = count()
         self._outage = Outage()
@@ -266,18 +285,14 @@ class _OpenUnits:
     @property
     def finished(self) -> bool:
         """Nothing is left to be tried."""
-        return self._units is None and not self._waiting
+        return self._supply.has_ended and not self._waiting
 
     def take(self) -> _Try | None:
         """What to try next; None when there is nothing now."""
         now = time.monotonic()
         is_due = self._waiting and (self._outage.is_open or self._waiting[0][0] <= now)
-        if not is_due and self._units is not None:
-            unit = next(self._units, None)
-            if unit is None:
-                self._units = None
-            else:
-                heapq.heappush(self._waiting, (now, next(self._order), _Try(unit=unit)))
+        if not is_due and (unit := self._supply.take(now=now)) is not None:
+            heapq.heappush(self._waiting, (now, next(self._order), _Try(unit=unit)))
         due, _, one = self._waiting[0] if self._waiting else (math.inf, 0, None)
         if one is None or (due > now and not self._outage.is_open) or not self._outage.enter(one.unit.unit_id, now=now):
             return None

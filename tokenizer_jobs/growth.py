@@ -30,7 +30,7 @@ from tokenizer_jobs.planning import (
 from tokenizer_jobs.receipts import dropped_items, read_receipts
 from tokenizer_jobs.recipe import CodecFacts, ResolvedRecipe, file_metadata
 from tokenizer_jobs.schema import row_schema
-from tokenizer_jobs.sources import Listing, make_source, public_source
+from tokenizer_jobs.sources import Listing, is_stripped, list_names, make_source, public_source
 from tokenizer_jobs.storage import Storage
 
 __all__ = ["EXAMPLES", "Grown", "Planner", "Planning", "plan_growth"]
@@ -54,6 +54,7 @@ class Planning:
         self,
         items: ItemTable,
         *,
+        after: int,
         cause: Literal["growth", "retry", "replace"] = "growth",
         skipped: Mapping[str, int] | None = None,
         **counts: int,
@@ -62,11 +63,16 @@ class Planning:
 
         Args:
             items: What it holds.
+            after: The newest generation that the items were compared with; 0: there was none. Were the plan to come
+                after a later one, another run's items could be in it twice.
             cause: Why.
             skipped: What the source held that is no item.
             counts: Other numbers of `PlanFacts`.
+
+        Raises:
+            OutputBusyError: another run has planned meanwhile.
         """
-        generation = max(list_generations(self.storage), default=0) + 1
+        generation = after + 1
         newest = newest_snapshot(self.storage)
         user_schema = user_schema_of(items.schema)
         # A unit of the same items as an earlier one is another unit, and has another id.
@@ -81,6 +87,7 @@ class Planning:
             recipe_id=self.recipe.recipe_id,
             cause=cause,
             selection=_public_selection(self.selection),
+            is_source_stripped=is_stripped(self.selection.source),
             base_snapshot=None if newest is None else newest.number,
             skipped=dict(skipped or {}),
             decoder_versions=versions,
@@ -132,7 +139,7 @@ def plan_growth(planning: Planning, *, replace: bool = False) -> Grown:
     """
     storage, selection = planning.storage, planning.selection
     source = make_source(selection.source)
-    listing = source.list()
+    listing, estimated = list_names(source)
     listed = planning.fitted(listing)
     generations = list_generations(storage)
     known = known_items(storage, generations)
@@ -151,7 +158,8 @@ def plan_growth(planning: Planning, *, replace: bool = False) -> Grown:
     if selected.items:
         plans.append(
             planning.write(
-                selected.items,
+                estimated(selected.items),
+                after=max(generations, default=0),
                 skipped={**listing.skipped, **selected.left_out},
                 num_unchanged=len(compared.unchanged),
                 num_changed=len(compared.changed),
@@ -159,7 +167,9 @@ def plan_growth(planning: Planning, *, replace: bool = False) -> Grown:
             )
         )
     if replace and compared.changed:
-        plans.append(planning.write(compared.changed, cause="replace", num_changed=len(compared.changed)))
+        after = plans[-1].generation if plans else max(generations, default=0)
+        changed = estimated(compared.changed)
+        plans.append(planning.write(changed, after=after, cause="replace", num_changed=len(changed)))
     return Grown(
         plans=tuple(plans),
         changed=num_left,

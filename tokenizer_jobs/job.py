@@ -22,26 +22,29 @@ from tokenizer_jobs.decode import AudioTarget, decoder_versions
 from tokenizer_jobs.encoding import choose_device, describe_codec, load_codec
 from tokenizer_jobs.errors import ConfigError, OutputBusyError
 from tokenizer_jobs.executor_choice import uses_ray
-from tokenizer_jobs.executors import Executor, InlineExecutor, UnitFailed, UnitOutcome, log_outcome
+from tokenizer_jobs.executors import Executor, InlineExecutor, UnitFailed, UnitOutcome, log_outcome, name_rejects
 from tokenizer_jobs.growth import Grown, Planner, Planning, plan_growth
 from tokenizer_jobs.isolation import DecodeLimits
 from tokenizer_jobs.lease import Lease
 from tokenizer_jobs.ledger import Ledger
+from tokenizer_jobs.logs import active_log_format
 from tokenizer_jobs.pipeline import UnitJob
 from tokenizer_jobs.planning import (
+    OpenUnits,
     PlanSummary,
     list_generations,
     read_plan_summary,
-    read_units,
     read_user_schema,
 )
 from tokenizer_jobs.recipe import CodecFacts, ResolvedRecipe, store_recipe
 from tokenizer_jobs.removal import take_over
+from tokenizer_jobs.report import publish_card
 from tokenizer_jobs.results import Progress, RunResult, summary_fields
 from tokenizer_jobs.stopping import StopRequest, stop_on_signals
 from tokenizer_jobs.storage import Storage
 from tokenizer_jobs.sweeping import sweep_orphans
 from tokenizer_jobs.tally import Tally
+from tokenizer_jobs.wording import count_text
 
 __all__ = ["MakeExecutor", "Report", "execute", "run"]
 
@@ -201,7 +204,7 @@ class _Run:
         tally = Tally(plan, self.ledger.commits(plan.generation, with_pending=True))
         _check_versions(plan)
         job = dataclasses.replace(self._unit_job(plan), num_units=plan.num_units - len(tally.unit_ids))
-        units = (unit for unit in read_units(self.storage, plan.generation) if unit.unit_id not in tally.unit_ids)
+        units = OpenUnits(self.storage, plan.generation, committed=tally.unit_ids)
         seconds_left = max(0.0, plan.estimated_seconds - tally.seconds)
         limit = self._reject_limit(plan)
         if tally.failures > limit:
@@ -234,7 +237,11 @@ class _Run:
             self.new_rows += commit.num_rows
             self.new_seconds += commit.audio_seconds
         differing = outcome.published.num_differing
-        note = f"{differing} rows of {outcome.unit.part_name} had other codes in another attempt" if differing else None
+        part = outcome.unit.part_name
+        note = f"{differing} rows of {part} had other codes in another attempt" if differing else None
+        rejected = name_rejects(outcome)
+        if rejected is not None and active_log_format() == "text":  # in JSON logs `unit_committed` has it
+            self._tell(tally, message=f"{part} has {count_text(commit.num_rejects, 'reject')}: {rejected}")
         self._tell(tally, message=note)
 
     def _judge(self, totals: Totals) -> None:
@@ -310,12 +317,13 @@ class _Run:
 
     def _publish(self) -> None:
         if list_generations(self.storage):
-            publish_snapshot(
+            snapshot = publish_snapshot(
                 self.storage,
                 recipe_id=self.recipe.recipe_id,
                 commits=self._commits(),
                 receipts=self.ledger.receipts,
             )
+            publish_card(self.storage, snapshot)
             generations = list_generations(self.storage)
             commits = self.ledger.commits(*generations, with_pending=True)
             sweep_orphans(self.storage, commits=commits, still_ours=self._may_go_on)

@@ -9,10 +9,13 @@ Pure but for its log: the caller gives the time.
 
 import logging
 import zlib
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import Generic, TypeVar
 
 from tokenizer_jobs.errors import TransientError
 
-__all__ = ["MAX_STORAGE_FAILURES", "Outage", "StorageOutageError", "pause_seconds"]
+__all__ = ["MAX_STORAGE_FAILURES", "Outage", "Resumable", "StorageOutageError", "Supply", "pause_seconds"]
 
 _log = logging.getLogger(__name__)
 
@@ -47,14 +50,78 @@ def pause_seconds(num_failures: int, *, key: str) -> float:
     return min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** (num_failures - 1)) * spread
 
 
+Unit = TypeVar("Unit")
+
+
+class Resumable(Iterator[Unit]):
+    """Units that, where reading them raised a `TransientError`, go on at that place; a generator would be over."""
+
+    @abstractmethod
+    def __next__(self) -> Unit: ...
+
+
+class Supply(Generic[Unit]):
+    """Pulls units one at a time; where storage fails for the list of them, there are none for a while.
+
+    Args:
+        units: What is pulled; only `Resumable` ones survive failing storage.
+    """
+
+    def __init__(self, units: Iterable[Unit]) -> None:
+        self._units: Iterator[Unit] | None = iter(units)
+        self._num_failures = 0
+        self._failing_since = self._next_try = 0.0
+
+    @property
+    def has_ended(self) -> bool:
+        """No more will come."""
+        return self._units is None
+
+    def end(self) -> None:
+        """Pull no more."""
+        self._units = None
+
+    def take(self, *, now: float) -> Unit | None:
+        """The next unit; None when there is none, or none now.
+
+        Raises:
+            StorageOutageError: their list could not be read for too long.
+        """
+        if self._units is None or (self._num_failures and now < self._next_try):
+            return None
+        try:
+            unit = next(self._units, None)
+        except TransientError as error:
+            if not isinstance(self._units, Resumable):
+                raise
+            self._wait(error, now=now)
+            return None
+        self._num_failures = 0
+        if unit is None:
+            self._units = None
+        return unit
+
+    def _wait(self, error: TransientError, *, now: float) -> None:
+        self._failing_since = self._failing_since if self._num_failures else now
+        self._num_failures += 1
+        if now - self._failing_since > MAX_OUTAGE_SECONDS:
+            raise StorageOutageError(
+                f"the plan could not be read for {MAX_OUTAGE_SECONDS / 60:.0f} minutes ({error}); what was committed "
+                "stays; run again to go on once storage serves"
+            ) from error
+        pause = pause_seconds(self._num_failures, key="plan")
+        self._next_try = now + pause
+        _log.warning("the next units of the plan cannot be read, next try in %.0f s: %s", pause, error)
+
+
 class Outage:
     """Whether storage fails for every unit, and who may try meanwhile."""
 
     def __init__(self) -> None:
         self._failed_units: set[str] = set()
         self._num_failures = 0
-        self._since: float | None = None
-        """When the first of the failures in a row was."""
+        self._since = 0.0
+        """When it opened."""
         self._is_open = False
         self._num_tries = 0
         self._next_try = 0.0
@@ -83,7 +150,7 @@ class Outage:
         self.left(unit_id)
         if self._is_open:
             _log.warning("storage serves again; all units go on")
-        self._is_open, self._since = False, None
+        self._is_open = False
         self._num_failures = self._num_tries = 0
         self._failed_units.clear()
 
@@ -100,12 +167,12 @@ class Outage:
             StorageOutageError: the outage lasts for too long.
         """
         self.left(unit_id)
-        self._since = now if self._since is None else self._since
         self._num_failures += 1
         self._failed_units.add(unit_id)
         in_a_row = max(MIN_FAILURES, num_in_flight + 1)
         opens = not self._is_open and len(self._failed_units) > 1 and self._num_failures >= in_a_row
-        self._is_open = self._is_open or opens
+        if opens:  # units may take hours: when the first of them failed says nothing of how long it lasts
+            self._is_open, self._since = True, now
         if not self._is_open:
             return False
         lasted = now - self._since

@@ -24,14 +24,17 @@ def open_parquet(file: Any, *, buffer_bytes: int = 0) -> pq.ParquetFile:
     return pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False, buffer_size=buffer_bytes)
 
 
-def read_row_groups(parquet: pq.ParquetFile, *, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+def read_row_groups(
+    parquet: pq.ParquetFile, *, columns: Sequence[str] | None = None, first: int = 0
+) -> Iterator[pa.Table]:
     """Read row groups in order, one at a time.
 
     Args:
         parquet: From `open_parquet`.
         columns: Names to read, in this order; None reads all.
+        first: The row group to begin with.
     """
     names: Any = None if columns is None else list(columns)
-    for group in range(parquet.num_row_groups):
+    for group in range(first, parquet.num_row_groups):
         table = parquet.read_row_group(group, columns=names, use_threads=False)
         yield table if names is None else table.select(names)

@@ -19,6 +19,7 @@ from tokenizer_jobs.batching import form_batches
 from tokenizer_jobs.commits import Attempt, EncodeWork, Published, publish_unit
 from tokenizer_jobs.decode import AudioTarget
 from tokenizer_jobs.encoding import Codec, EncodeDesk
+from tokenizer_jobs.errors import Stage
 from tokenizer_jobs.isolation import DecodeLimits
 from tokenizer_jobs.logs import log_event
 from tokenizer_jobs.records import Batch, Decoded, EncodeFigures, RejectedItem, WorkUnit
@@ -59,6 +60,10 @@ class UnitJob:
     """That were open when the run came to the generation; for metrics."""
 
 
+NAMED_REJECTS = 5
+"""Of a unit, that the driver's log names."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitDone:
     """A unit that has a commit, this attempt's or an earlier one's."""
@@ -67,6 +72,8 @@ class UnitDone:
     published: Published
     publish_seconds: float = 0.0
     """That publishing took: its record is written before it is over, and cannot hold it."""
+    rejected: tuple[RejectedItem, ...] = ()
+    """The first few, without those that a filter left out."""
 
 
 class _StageClock:
@@ -183,7 +190,13 @@ def tokenize_unit(
             attempt=clock.attempt(attempt, device=device, figures=assembly.figures),
             takes_over=job.takes_over,
         )
-    return UnitDone(unit=unit, published=published, publish_seconds=clock.seconds["publish"])
+    told = [reject for reject in rejected if reject.stage != Stage.FILTER]
+    return UnitDone(
+        unit=unit,
+        published=published,
+        publish_seconds=clock.seconds["publish"],
+        rejected=tuple(sorted(told, key=lambda reject: reject.position)[:NAMED_REJECTS]),
+    )
 
 
 def _encode_work(figures: EncodeFigures) -> EncodeWork | None:

@@ -23,6 +23,7 @@ __all__ = [
     "ImportedFacts",
     "Item",
     "RejectedItem",
+    "RowGroups",
     "RowPlace",
     "ShardFile",
     "TokenizedItem",
@@ -325,6 +326,16 @@ class TokenizedItem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RowGroups:
+    """The row groups of a shard, in order; in an Arrow file a record batch is one."""
+
+    rows: tuple[int, ...]
+    """Of each."""
+    shortest_frames: tuple[int, ...]
+    """No row of the group has fewer frames; 0: not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShardFile:
     """One published file of a unit."""
 
@@ -334,3 +345,5 @@ class ShardFile:
     size_bytes: int
     sha256: str
     """Hex digest of the file's bytes."""
+    row_groups: RowGroups | None = None
+    """None: of rejects, or not known."""

@@ -19,7 +19,7 @@ from tokenizer_jobs.recipe import read_recipe
 from tokenizer_jobs.records import Item
 from tokenizer_jobs.results import RunResult
 from tokenizer_jobs.shards import read_batches
-from tokenizer_jobs.sources import make_source
+from tokenizer_jobs.sources import list_names, make_source
 from tokenizer_jobs.storage import Storage
 
 __all__ = ["retry"]
@@ -56,13 +56,13 @@ def retry(
         output: Local path or fsspec URL.
         reasons: Of rejects to try; none: all.
         filtered: Whether those of stage `filter` are tried too.
-        config: The job, for its source (signed URLs are not stored), its filters and its runtime; None: as the newest
-            plan was made.
+        config: The job, for its source, its filters and its runtime; None: as the newest plan was made. It is needed
+            where the source was given with passwords or signed URLs, which are not stored.
         report: As in `run`.
         executor: As in `run`.
 
     Raises:
-        ConfigError: this is no output, or a reason is none.
+        ConfigError: this is no output, or a reason is none, or the source is stored without what opens it.
         OutputBusyError: another live run holds the output.
         IntegrityError: what is stored contradicts itself.
     """
@@ -80,31 +80,39 @@ def stored_job(storage: Storage) -> JobConfig:
     """The job that an output says it was made by: its recipe, and the selection of its newest plan.
 
     Raises:
-        ConfigError: it has no plan.
+        ConfigError: it has no plan, or its source was given with a password or query string.
     """
     recipe, generations = read_recipe(storage), list_generations(storage)
     if not generations:
         raise ConfigError(f"output {storage.name!r} has no plan yet, so nothing to try again; run its job first")
-    selection = Selection.model_validate(read_plan_summary(storage, generations[-1]).selection)
+    plan = read_plan_summary(storage, generations[-1])
+    if plan.is_source_stripped:
+        raise ConfigError(
+            f"the source of output {storage.name!r} was given with a password or a query string, which is never "
+            "stored, so that nothing could be opened; pass the job file by --config JOB.yaml (in Python: config=…)"
+        )
+    selection = Selection.model_validate(plan.selection)
     return JobConfig(output=storage.url, recipe=Recipe(codec=recipe.codec, audio=recipe.audio), selection=selection)
 
 
 def plan_retry(planning: Planning, *, choice: Choice) -> Grown:
     """Plan the chosen rejects as a generation of their own; nothing where there are none."""
     storage = planning.storage
+    after = max(list_generations(storage), default=0)
     wanted = frozenset(rejected_ids(storage, choice))
     if not wanted:
         return Grown()
-    listed = planning.fitted(make_source(planning.selection.source).list())
+    listing, estimated = list_names(make_source(planning.selection.source))
+    listed = planning.fitted(listing)
     is_wanted = np.fromiter(
         (item_id in wanted for batch in listed.batches(["id"]) for item_id in batch.column("id").to_pylist()),
         np.bool_,
         len(listed),
     )
-    items = list[Item](listed.where(is_wanted))
+    items = list[Item](estimated(listed.where(is_wanted)))
     items += planned_items(storage, wanted.difference(item.id for item in items))
     schema = user_schema_of(listed.schema)
-    return Grown(plans=(planning.write(ItemTable.of(items, user_schema=schema), cause="retry"),))
+    return Grown(plans=(planning.write(ItemTable.of(items, user_schema=schema), after=after, cause="retry"),))
 
 
 def rejected_ids(storage: Storage, choice: Choice) -> Iterator[str]:

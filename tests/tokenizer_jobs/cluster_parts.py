@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,6 +54,14 @@ class HashEncoder(EncoderActor):
         self._loaded = (codec := HashCodec(), Storage.open(self._job.output), "cpu")
         self._desk = EncodeDesk(codec, merges=True)
         return "cpu"
+
+
+class LateEncoder(HashEncoder):
+    """Takes four seconds to come up, as one does that imports torch from a cold mount."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        time.sleep(4.0)
+        super().__init__(*arguments, **options)
 
 
 class SlowEncoder(HashEncoder):

@@ -25,6 +25,7 @@ COMMANDS_FROZEN = [
     "plan",
     "status",
     "verify",
+    "report",
     "submit",
     "retry",
     "drop",

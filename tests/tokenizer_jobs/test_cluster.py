@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from tests.tokenizer_jobs.cluster_parts import HashEncoder, MortalEncoder, SlowEncoder
+from tests.tokenizer_jobs.cluster_parts import HashEncoder, LateEncoder, MortalEncoder, SlowEncoder
 from tests.tokenizer_jobs.factories import FACTS, METADATA, NO_COLUMNS, RECIPE
 from tests.tokenizer_jobs.plugins import DeadlyClips
 from tokenizer_jobs.cluster import RayExecutor
@@ -156,6 +156,13 @@ def test_encoders_that_find_no_place_are_reported_in_time_with_what_is_missing(t
         with pytest.raises(ConfigError, match=message), executor(tmp_path, runtime=impatient):
             pass
         assert time.monotonic() - began < 10
+
+
+def test_an_encoder_that_has_a_place_may_take_long_to_come_up(tmp_path: Path) -> None:
+    impatient = Runtime(device="cpu", encoders=1, placement_timeout_seconds=1.5)
+    with executor(tmp_path, encoder_class=LateEncoder, runtime=impatient) as running:
+        run_all(running, units := make_units(2))
+    assert_all_rows(tmp_path, units)
 
 
 def test_a_decode_worker_that_dies_costs_an_attempt_and_no_item(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from tokenizer_jobs.cluster.faults import DecodeWorkerLostError
 from tokenizer_jobs.config import CodecRecipe, Runtime
 from tokenizer_jobs.decode import AudioTarget, decode_items
 from tokenizer_jobs.digest import codes_sha256
+from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.isolation import DecodeLimits
 from tokenizer_jobs.pipeline import UnitDone
 from tokenizer_jobs.records import DecodedItem, Item, WorkUnit
@@ -162,6 +163,16 @@ def test_a_task_that_is_lost_when_all_was_given_is_not_missed(monkeypatch: pytes
     unit = WorkUnit(generation=1, index=0, unit_id="0" * 16, items=tuple(item for _, item in RECORDS))
     fan_out = DecodeFanOut(source=DemoSource(), target=TARGET, num_tasks=1, cpus=0.25, start_timeout_seconds=50)
     assert [item.position for item in fan_out.decode(unit, careful=False)] == list(range(len(RECORDS)))
+
+
+def test_a_node_without_the_folder_of_the_source_rejects_no_item(tmp_path: Path) -> None:
+    lists = decode_share(
+        [RECORDS[:2]], source=DemoSource(), target=TARGET, limits=DecodeLimits(), careful=False,
+        folders=(str(tmp_path), str(tmp_path / "audio")),
+    )  # fmt: skip
+    assert next(lists).items == (), "it has a place"
+    with pytest.raises(ConfigError, match=r"/audio is not on every node"):
+        next(lists)
 
 
 @pytest.mark.parametrize(("decode_seconds", "expected"), [(0.1, 1), (10.0, 1), (25.0, 3), (1000.0, 8)])

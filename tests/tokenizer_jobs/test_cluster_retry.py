@@ -1,5 +1,5 @@
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -8,8 +8,16 @@ from hypothesis import strategies as st
 
 from tests.tokenizer_jobs.factories import make_unit
 from tokenizer_jobs.cluster.retry import MAX_SINGLES_SECONDS, UNITS_PER_ENCODER, Attempt, Failure, Schedule
+from tokenizer_jobs.errors import TransientError
 from tokenizer_jobs.executors import UnitFailed
-from tokenizer_jobs.outages import MAX_STORAGE_FAILURES, Outage, StorageOutageError, pause_seconds
+from tokenizer_jobs.outages import (
+    MAX_OUTAGE_SECONDS,
+    MAX_STORAGE_FAILURES,
+    Outage,
+    Resumable,
+    StorageOutageError,
+    pause_seconds,
+)
 from tokenizer_jobs.records import Item, WorkUnit
 
 ENCODERS = ["one", "two"]
@@ -195,8 +203,59 @@ def test_an_outage_costs_no_unit_however_many_there_are() -> None:
 
 
 def test_an_outage_that_does_not_end_ends_the_run() -> None:
-    with pytest.raises(StorageOutageError, match="storage failed for every unit for 60 minutes"):
+    with pytest.raises(StorageOutageError, match=r"storage failed for every unit for 6[0-3] minutes"):
         run_storage(50, serves=lambda *_: False)
+
+
+def test_the_time_of_an_outage_begins_when_it_opens() -> None:
+    outage = Outage()
+    assert not outage.failed("a", message="", num_in_flight=1, now=0.0)
+    assert not outage.failed("b", message="", num_in_flight=1, now=MAX_OUTAGE_SECONDS)
+    assert outage.failed("a", message="", num_in_flight=1, now=2 * MAX_OUTAGE_SECONDS), "units of an hour each"
+
+
+class FlakyPlan(Resumable[WorkUnit]):
+    """Units whose list cannot be read before a moment."""
+
+    def __init__(self, units: list[WorkUnit], *, fails_at: int) -> None:
+        self.left = units
+        self.fails_at = len(units) - fails_at
+        self.serves = False
+
+    def __next__(self) -> WorkUnit:
+        if not self.serves and len(self.left) <= self.fails_at:
+            raise TransientError("503 SlowDown")
+        if not self.left:
+            raise StopIteration
+        return self.left.pop(0)
+
+
+def test_a_plan_that_cannot_be_read_for_a_while_costs_no_unit() -> None:
+    plan = FlakyPlan(units(3), fails_at=1)
+    schedule = Schedule(plan, max_lost_workers=0)
+    ((encoder, attempt),) = schedule.assign(["one"], now=0.0)
+    assert schedule.done(encoder, attempt, now=1.0)
+    plan.serves = True
+    assert not schedule.finished
+    assert schedule.assign(["one"], now=0.5) == [], "not before the pause is over"
+    assert [given.unit.index for _, given in schedule.assign(["one"], now=9.0)] == [1, 2]
+
+
+def test_a_plan_that_is_never_read_ends_the_run() -> None:
+    schedule = Schedule(FlakyPlan(units(1), fails_at=0), max_lost_workers=0)
+    assert schedule.assign(["one"], now=0.0) == []
+    with pytest.raises(StorageOutageError, match="the plan could not be read for 60 minutes"):
+        schedule.assign(["one"], now=MAX_OUTAGE_SECONDS + 1)
+
+
+def test_units_that_cannot_go_on_where_they_failed_are_not_taken_for_ended() -> None:
+    def broken() -> Iterator[WorkUnit]:
+        yield from units(1)
+        raise TransientError("503 SlowDown")
+
+    schedule = Schedule(broken(), max_lost_workers=0)
+    with pytest.raises(TransientError, match="503"):
+        schedule.assign(["one"], now=0.0)
 
 
 def test_one_failing_unit_among_the_last_is_no_outage() -> None:

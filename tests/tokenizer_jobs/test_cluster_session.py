@@ -1,9 +1,14 @@
 import os
 import signal
 import socket
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+import ray
+import ray._private.worker as ray_worker
+from ray.exceptions import WorkerCrashedError
 
 from tokenizer_jobs.cluster import session
 from tokenizer_jobs.cluster.reach import absolute_paths, check_reach
@@ -132,3 +137,22 @@ def test_the_home_folder_and_file_urls_are_looked_for_as_the_source_reads_them(
     with pytest.raises(ConfigError, match="is not on every node"):
         check_reach(f"file://{tmp_path}/none", paths=())
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_ray_itself_prints_nothing_of_processes_that_died(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What it would print names no unit; the driver says which unit lost its worker."""
+    arrived, printing = threading.Event(), ray_worker.print_to_stdstream
+
+    def watched(told: dict[str, Any], **options: Any) -> None:
+        printing(told, **options)
+        arrived.set()
+
+    monkeypatch.setattr(ray_worker, "print_to_stdstream", watched)
+    dies = ray.remote(num_cpus=0.25, max_retries=0)(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(WorkerCrashedError):
+        ray.get(dies.remote(), timeout=60)
+    assert arrived.wait(30), "Ray told the driver nothing, so that nothing was proven"
+    assert "died" not in "".join(capfd.readouterr())

@@ -23,6 +23,8 @@ from tokenizer_jobs.errors import ConfigError, OutputBusyError
 from tokenizer_jobs.job import run
 from tokenizer_jobs.lease import Lease
 from tokenizer_jobs.results import Progress
+from tokenizer_jobs.sources import HeaderFacts
+from tokenizer_jobs.sources.header import read_header
 from tokenizer_jobs.storage import Storage
 from tokenizer_jobs.verification import verify
 
@@ -320,6 +322,24 @@ def test_a_run_resumed_with_a_codec_that_moved_verifies(tmp_path: Path) -> None:
     assert result.reencoded is not None
     assert result.reencoded.items > 0
     assert result.reencoded.wrong_frames == 0
+
+
+def test_a_grown_output_looks_into_new_files_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at = list[str]()
+
+    def look(file: str) -> HeaderFacts | None:
+        looked_at.append(Path(file).name)
+        return read_header(file)
+
+    monkeypatch.setattr("tokenizer_jobs.sources.files.read_header", look)
+    audio, output = tmp_path / "audio", tmp_path / "out"
+    audio.mkdir()
+    for names in (["a.wav", "b.wav"], ["c.wav"], []):
+        for name in names:
+            write_recording(audio / name, seconds=0.3, seed=ord(name[0]))
+        looked_at.clear()
+        assert run(job(output, source=files(audio))).new_rows == len(names)
+        assert sorted(looked_at) == names
 
 
 def test_secrets_of_a_signed_url_are_not_stored(tmp_path: Path) -> None:

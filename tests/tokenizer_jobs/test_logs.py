@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,24 @@ def test_logging_is_left_as_it_was() -> None:
     assert (list(package.handlers), package.level, package.propagate) == before
 
 
+def test_the_text_log_names_the_first_rejects_of_a_unit_and_how_many_more(tmp_path: Path) -> None:
+    source, job = tmp_path / "audio", tmp_path / "job.yaml"
+    source.mkdir()
+    for name in [f"{number:02d}.wav" for number in range(7)] + ["0 odd\x1b[31m.wav"]:
+        (source / name).write_bytes(b"<html>")
+    job.write_text(
+        f"output: {tmp_path / 'out'}\nrecipe: {{codec: {{model: demo}}}}\n"
+        f"selection: {{source: {{kind: files, paths: [{source}]}}}}\nruntime: {{executor: inline}}\n"
+    )
+    words = [sys.executable, "-m", "tokenizer_jobs", "run", str(job)]
+    told = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=False).stderr
+    (line,) = [line for line in told.splitlines() if " rejects: " in line]
+    assert re.fullmatch(r"part-000001-00000-[0-9a-f]{16} has 8 rejects: .* and 3 more", line)
+    assert line.count("(not_audio)") == 5
+    assert r"'0 odd\x1b[31m.wav' (not_audio)" in line, "a name moves no cursor and ends no line"
+    assert "\x1b[31m" not in told
+
+
 def test_a_run_logs_its_units_and_rejects_and_its_progress_as_json(tmp_path: Path) -> None:
     (tmp_path / "broken.wav").write_bytes(b"<html>")
     job = tmp_path / "job.yaml"
@@ -64,3 +83,5 @@ def test_a_run_logs_its_units_and_rejects_and_its_progress_as_json(tmp_path: Pat
     assert (events["item_rejected"]["item"], events["item_rejected"]["stage"]) == ("broken.wav", "decode")
     assert events["item_rejected"]["unit"] == events["unit_committed"]["unit"]
     assert events["progress"]["units_committed"] == 1
+    assert events["unit_committed"]["rejected"] == "broken.wav (not_audio)"
+    assert not any("reject" in line["message"] for line in lines("\n".join(logged)) if line["event"] == "message")

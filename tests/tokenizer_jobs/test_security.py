@@ -22,7 +22,9 @@ import pytest
 from tests.tokenizer_jobs.conftest import REPOSITORY
 from tests.tokenizer_jobs.test_job import files, job, write_recording
 from tokenizer_jobs.cli import main
+from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.job import run
+from tokenizer_jobs.retrying import retry
 
 MARK = "hunter2"
 """In every secret that is planted."""
@@ -143,6 +145,36 @@ def test_planted_secrets_are_in_nothing_that_is_stored_or_said(
     assert "permission_denied 1" in said, "the server refused nothing: nothing was proven"
     assert not leaks
     assert MARK not in said
+
+
+@pytest.mark.parametrize("how", ["a password in the root", "a signature in the path", "nothing"])
+def test_rejects_are_not_tried_again_without_what_opens_the_source(web: str, tmp_path: Path, how: str) -> None:
+    """Secrets are not stored, the fact that there were some is: else every reject would be one of permission."""
+    output, manifest = str(tmp_path / "out"), tmp_path / "list.jsonl"
+    manifest.write_text("".join(json.dumps({"audio_filepath": f"{name}.wav", "id": name}) + "\n" for name in "01"))
+    (tmp_path / "web" / "1.wav").rename(tmp_path / "later.wav")
+    sources = {
+        "a password in the root": {"kind": "manifest", "paths": [str(manifest)], "root": f"http://me:{MARK}@{web}"},
+        "a signature in the path": {
+            "kind": "files",
+            "paths": [f"http://{web}/{name}.wav?sig={MARK}" for name in ("0", "bad")],
+        },
+        "nothing": {"kind": "manifest", "paths": [str(manifest)], "root": str(tmp_path / "web")},
+    }
+    config = job(Path(output), source=sources[how])
+    first = run(config)
+    assert (first.rows, first.rejects) == (1, 1)
+    (tmp_path / "later.wav").rename(tmp_path / "web" / "1.wav")
+    write_recording(tmp_path / "web" / "bad.wav", seconds=0.3, seed=9)
+    plan = (tmp_path / "out" / "plans" / "000001.json").read_text()
+    assert ("is_source_stripped" in plan) == (how != "nothing"), "where it says nothing, earlier versions read the plan"
+    if how != "nothing":
+        with pytest.raises(ConfigError, match=r"never stored.*--config JOB\.yaml"):
+            retry(output)
+        assert len(list((tmp_path / "out" / "plans").glob("*.json"))) == 1
+    again = retry(output, config=None if how == "nothing" else config)
+    assert (again.rows, again.rejects) == (2, 0)
+    assert not [name for name, text in everything_stored(output).items() if MARK in text]
 
 
 NAMES_THAT_LEAD_OUT = ["../../up", "/absolute", "a/../../../b", "..", "~/home", "C:\\x", "a\x00b", "-rf", "$(touch x)"]

@@ -17,6 +17,7 @@ from tokenizer_jobs.cli import main
 from tokenizer_jobs.commits import commit_path
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.lease import LEASE_PATH, Lease
+from tokenizer_jobs.recipe import store_recipe
 from tokenizer_jobs.records import WorkUnit
 from tokenizer_jobs.status import StatusReader, read_status
 from tokenizer_jobs.storage import Storage
@@ -48,6 +49,25 @@ def _age_lease(storage: Storage, *, host: str, seconds: float) -> None:
     content = json.loads(storage.read_bytes(LEASE_PATH))
     content |= {"host": host, "heartbeat": time.time() - seconds}
     storage.replace(LEASE_PATH, json.dumps(content).encode())
+
+
+def test_an_output_whose_first_run_ended_before_its_plan_says_so(
+    storage: Storage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store_recipe(storage, RECIPE)
+    assert main(["status", storage.url]) == 0
+    said = capsys.readouterr().out
+    assert "not planned yet" in said
+    assert "complete" not in said
+    assert read_status(storage.url).is_settled
+    assert main(["verify", storage.url]) == 1
+    told = capsys.readouterr()
+    assert "nothing is planned yet" in told.out + told.err
+    assert "run the job" in told.out + told.err
+    assert not any(line.startswith("sound") for line in told.out.splitlines())
+    _plan(storage, ["a"])
+    assert main(["status", storage.url]) == 0
+    assert "not planned yet" not in capsys.readouterr().out
 
 
 class TestCounts:

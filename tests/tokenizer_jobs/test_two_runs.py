@@ -7,6 +7,7 @@ import sys
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,9 +17,19 @@ from tests.tokenizer_jobs.test_job import files, job, write_recording
 from tokenizer_jobs import sweeping
 from tokenizer_jobs.catalog import read_snapshot
 from tokenizer_jobs.commits import read_commits
+from tokenizer_jobs.encoding import describe_codec
 from tokenizer_jobs.errors import OutputBusyError
+from tokenizer_jobs.growth import Planning, plan_growth
 from tokenizer_jobs.job import run
-from tokenizer_jobs.planning import PlanFacts, list_generations, read_units, write_plan
+from tokenizer_jobs.planning import (
+    Comparison,
+    PlanFacts,
+    compare_with_known,
+    list_generations,
+    read_units,
+    write_plan,
+)
+from tokenizer_jobs.recipe import ResolvedRecipe
 from tokenizer_jobs.records import WorkUnit
 from tokenizer_jobs.storage import Storage
 from tokenizer_jobs.sweeping import sweep_orphans
@@ -138,6 +149,33 @@ def test_two_planners_at_once_leave_one_plan_that_can_be_read(
     sweep_orphans(storage)
     assert list(read_units(storage, 1)) == second
     assert len(storage.list("plans")) == 2
+
+
+def test_a_run_that_compared_before_another_planned_plans_nothing_twice(
+    audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, storage = job(tmp_path / "out", source=files(audio)), Storage.open(tmp_path / "out")
+    facts = describe_codec(config.recipe.codec)
+    planning = Planning(
+        storage=storage,
+        selection=config.selection,
+        recipe=ResolvedRecipe.resolve(config.recipe, facts),
+        facts=facts,
+        still_ours=lambda: None,
+    )
+
+    def compare_early(*arguments: Any, **options: Any) -> Comparison:
+        found = compare_with_known(*arguments, **options)
+        monkeypatch.undo()
+        plan_growth(planning)  # another run's, of the same items
+        return found
+
+    monkeypatch.setattr("tokenizer_jobs.growth.compare_with_known", compare_early)
+    with pytest.raises(OutputBusyError, match="planned by another run"):
+        plan_growth(planning)
+    planned = [item.id for unit in read_units(storage, 1) for item in unit.items]
+    assert sorted(planned) == sorted(path.name for path in audio.iterdir())
+    assert list_generations(storage) == [1]
 
 
 def plan_output_units(storage: Storage, name: str) -> list[WorkUnit]:

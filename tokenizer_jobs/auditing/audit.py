@@ -10,18 +10,19 @@ from dataclasses import replace
 
 from pydantic import BaseModel, ConfigDict
 
+from tokenizer_jobs.auditing.alternatives import alternatives
 from tokenizer_jobs.auditing.census import Census, Row, matched, take_census, without_offsets
 from tokenizer_jobs.auditing.counting import doubles, gaps, ranges
 from tokenizer_jobs.auditing.diagnosis import Examined, Examiner, Subject
 from tokenizer_jobs.auditing.findings import Finding, finding
 from tokenizer_jobs.auditing.fitting import Fitted, fit_codec
 from tokenizer_jobs.auditing.kinds import Kind
-from tokenizer_jobs.auditing.lengths import AudioLength, FrameCount, read_lengths
+from tokenizer_jobs.auditing.lengths import AudioLength, read_lengths
 from tokenizer_jobs.auditing.matching import Matching, match_ids
 from tokenizer_jobs.auditing.opening import DumpPlace, audio_source, dump_place
 from tokenizer_jobs.auditing.reading import Array, OpenedDump, open_dump
 from tokenizer_jobs.auditing.sampled import sample_findings, upper_bound
-from tokenizer_jobs.auditing.spans import Alternative, Spans, measure_spans, span_findings
+from tokenizer_jobs.auditing.spans import Spans, measure_spans, span_findings
 from tokenizer_jobs.errors import EXIT_DONE, EXIT_FAILED, ConfigError, ItemError
 from tokenizer_jobs.importing.inspection import DumpSaid
 from tokenizer_jobs.records import Item
@@ -135,13 +136,14 @@ def audit(
     fitted = fit_codec(
         opened, matching, audio=items, source=source, codecs=named, revision=revision, said=said, say=tell
     )
+    expected = _expected_codebooks(fitted, bandwidth_kbps, said)
     size = fitted.reencoder.facts.codebook_size
     census = take_census(opened, matching, fitted.settled, codebook_size=size, say=tell)
     lengths = _lengths(census, items, fitted)
     audited = _Audit(
         opened=opened, items=items, matching=matching, fitted=fitted, census=census, lengths=lengths, said=said
     )
-    return audited.result(place, sample=sample, seed=seed, bandwidth_kbps=bandwidth_kbps, say=tell)
+    return audited.result(place, sample=sample, seed=seed, expected=expected, say=tell)
 
 
 class _Audit:
@@ -171,14 +173,12 @@ class _Audit:
         counts = census.codebooks()
         self.num_codebooks = counts.most_common(1)[0][0] if counts else fitted.settled.num_codebooks
 
-    def result(
-        self, place: DumpPlace, *, sample: int, seed: int, bandwidth_kbps: float | None, say: Say
-    ) -> AuditResult:
+    def result(self, place: DumpPlace, *, sample: int, seed: int, expected: int | None, say: Say) -> AuditResult:
         """Examine, measure, and say."""
         drawn = sorted(random.Random(seed).sample(range(len(self.rows)), min(sample, len(self.rows))))
         examined = self._examine([self.rows[number] for number in drawn], say=say)
         spans = self._spans(examined)
-        found = self._findings(place, examined, spans, bandwidth_kbps=bandwidth_kbps)
+        found = self._findings(place, examined, spans, expected=expected)
         compared = [each for each in examined if each.own is not None]
         total = sum(each.own.differs.size for each in compared if each.own is not None)
         first = sum(each.own.first * each.own.differs.size for each in compared if each.own is not None)
@@ -191,7 +191,7 @@ class _Audit:
             num_codebooks=self.num_codebooks,
             bandwidth_kbps=self.fitted.offered.get(self.num_codebooks),
             layout=self.fitted.settled.axes,
-            ids=self.matching.rule.name,
+            ids=self.matching.told,
             sampled=len(examined),
             seed=seed,
             agreeing=sum(each.kind is None for each in examined),
@@ -204,26 +204,17 @@ class _Audit:
         )
 
     def _findings(
-        self, place: DumpPlace, examined: Sequence[Examined], spans: Spans, *, bandwidth_kbps: float | None
+        self, place: DumpPlace, examined: Sequence[Examined], spans: Spans, *, expected: int | None
     ) -> list[Finding]:
         kinds = Counter(each.kind for each in examined if each.kind is not None)
         agreeing = {each.id: each.own is not None and each.own.first >= 0.85 for each in examined}
-        said = self.said.num_codebooks
-        if bandwidth_kbps is not None:
-            said = next((n for n, kbps in self.fitted.offered.items() if kbps == bandwidth_kbps), None)
-            if said is None:
-                offered = ", ".join(f"{kbps:g}" for kbps in self.fitted.offered.values())
-                raise ConfigError(
-                    f"bandwidth_kbps = {bandwidth_kbps:g} is not offered by {self.fitted.model}; choose one of "
-                    f"{offered}"
-                )
         return [
-            *doubles(self.census, audio=self.items, reencoder=self.fitted.reencoder),
+            *doubles(self.census, self.matching, audio=self.items, reencoder=self.fitted.reencoder),
             *gaps(self.census, self.matching, audio=self.items, rejected=place.rejected),
             *ranges(
                 self.census,
                 num_codebooks=self.num_codebooks,
-                expected_codebooks=said,
+                expected_codebooks=expected,
                 most_codebooks=max(self.fitted.offered),
                 codebook_size=self.facts.codebook_size,
                 has_offsets=self.has_offsets,
@@ -301,38 +292,14 @@ class _Audit:
             rate=self.facts.sample_rate,
             hop_length=self.facts.hop_length,
             frames=self.fitted.frames,
-            alternatives=self._alternatives(examined),
+            alternatives=alternatives(
+                examined,
+                lengths=self.lengths,
+                facts=self.facts,
+                frames=self.fitted.frames,
+                num_codebooks=self.num_codebooks,
+            ),
         )
-
-    def _alternatives(self, examined: Sequence[Examined]) -> dict[Kind, list[Alternative]]:
-        """What the faults of the sample do to lengths."""
-        ways = defaultdict[Kind, list[Alternative]](list)
-        rate, frames = self.facts.sample_rate, self.fitted.frames
-        seen = {(each.kind, each.number, each.detail if each.kind in _DETAILED else "") for each in examined}
-        for kind, number, detail in sorted((each for each in seen if each[0] is not None), key=str):
-            if kind in (Kind.SHIFTED, Kind.SWAPPED):
-                ways[kind].append(self._shift(number))
-            elif kind is Kind.DELAYED:
-                longer = self.num_codebooks - 1 + number
-                ways[kind] += [_longer(frames, rate, longer), _longer(frames, rate, longer + 1)]
-            elif kind in (Kind.NOT_RESAMPLED, Kind.WRONG_RATE):
-                wrong = rate if kind is Kind.NOT_RESAMPLED else int(detail.rpartition(" taken for ")[2].split()[0])
-                ways[kind].append(_as_rate(frames, rate, wrong, times=1))
-            elif kind is Kind.INTERLEAVED:
-                ways[kind] += [_as_rate(frames, rate, None, times=2), _as_rate(frames, rate, rate, times=2)]
-            elif kind is Kind.SEAMS:
-                ways[kind].append(_in_chunks(frames, rate, number))
-        return ways
-
-    def _shift(self, offset: int) -> Alternative:
-        def bounds(place: int, _: AudioLength) -> tuple[int, int] | None:
-            other = self.lengths.get(place + offset)
-            return None if other is None else other.least_and_most(self.facts.sample_rate, self.fitted.frames)
-
-        return bounds
-
-
-_DETAILED = frozenset({Kind.WRONG_RATE})
 
 
 class _WithSeconds(Sequence[Item]):
@@ -350,34 +317,22 @@ class _WithSeconds(Sequence[Item]):
         return item if length is None else replace(item, estimated_seconds=length.num_samples / length.sample_rate)
 
 
+def _expected_codebooks(fitted: Fitted, bandwidth_kbps: float | None, said: DumpSaid) -> int | None:
+    """What was said of the number of codebooks: refused before all of the dump is read, if it cannot be."""
+    if bandwidth_kbps is None:
+        return said.num_codebooks
+    found = next((n for n, kbps in fitted.offered.items() if kbps == bandwidth_kbps), None)
+    if found is None:
+        offered = ", ".join(f"{kbps:g}" for kbps in fitted.offered.values())
+        raise ConfigError(
+            f"bandwidth_kbps = {bandwidth_kbps:g} is not offered by {fitted.model}; choose one of {offered}"
+        )
+    return found
+
+
 def _lengths(census: Census, items: Sequence[Item], fitted: Fitted) -> dict[int, AudioLength]:
     """Of all audio that codes are of, and of its neighbours in the list."""
     places = sorted({row.audio + step for row in census.rows if row.audio >= 0 for step in (-1, 0, 1)})
     places = [place for place in places if 0 <= place < len(items)]
     found = read_lengths([items[place] for place in places], fitted.reencoder.source)
     return {place: length for place, length in zip(places, found, strict=True) if length is not None}
-
-
-def _longer(frames: FrameCount, rate: int, more: int) -> Alternative:
-    def bounds(_: int, length: AudioLength) -> tuple[int, int]:
-        least, most = length.least_and_most(rate, frames)
-        return least + more, most + more
-
-    return bounds
-
-
-def _in_chunks(frames: FrameCount, rate: int, period_samples: int) -> Alternative:
-    def bounds(_: int, length: AudioLength) -> tuple[int, int]:
-        whole, rest = divmod(length.samples_at(rate), period_samples)
-        count = whole * frames(period_samples) + (frames(rest) if rest else 0)
-        return count, count
-
-    return bounds
-
-
-def _as_rate(frames: FrameCount, rate: int, taken_for: int | None, *, times: int) -> Alternative:
-    def bounds(_: int, length: AudioLength) -> tuple[int, int]:
-        samples = round(times * length.num_samples * rate / (taken_for or length.sample_rate))
-        return frames(max(1, samples - 2)), frames(samples + 2)
-
-    return bounds

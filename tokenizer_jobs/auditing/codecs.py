@@ -1,6 +1,7 @@
 """The codec of an audit: the one that is named, else the one at hand whose codes agree best with a few items."""
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from tokenizer_jobs.config import CodecRecipe
@@ -18,9 +19,19 @@ def load_highest(model: str, *, revision: str | None = None) -> tuple[EncodecCod
     Raises:
         ConfigError: it cannot be found or read.
     """
-    offered = offered_bandwidths(model, revision=revision)
+    offered = _offered(model, revision)
     recipe = CodecRecipe(model=model, revision=revision, bandwidth_kbps=offered[max(offered)])
     return load_codec(recipe, device="auto"), offered
+
+
+@lru_cache(maxsize=1)
+def _offered_by_demo() -> dict[int, float]:
+    """Of the codec inside the package, which does not change: reading it costs as much as getting it ready."""
+    return offered_bandwidths("demo")
+
+
+def _offered(model: str, revision: str | None) -> dict[int, float]:
+    return _offered_by_demo() if model == "demo" else offered_bandwidths(model, revision=revision)
 
 
 def codecs_at_hand(named: Sequence[str]) -> Iterator[str]:

@@ -8,7 +8,7 @@ import numpy as np
 from tokenizer_jobs.auditing.census import Census, Row
 from tokenizer_jobs.auditing.findings import Finding, finding
 from tokenizer_jobs.auditing.kinds import Kind
-from tokenizer_jobs.auditing.matching import Matching, whole
+from tokenizer_jobs.auditing.matching import Matching
 from tokenizer_jobs.auditing.reference import Reencoder
 from tokenizer_jobs.errors import ItemError
 from tokenizer_jobs.records import Item
@@ -17,13 +17,13 @@ from tokenizer_jobs.wording import count_text, counts_text
 __all__ = ["doubles", "gaps", "ranges"]
 
 LOOKED_AT = 64
-"""Groups of equal codes whose audio is compared."""
+"""Items with the codes of another whose audio is compared: each has to be encoded."""
 SILENT_DB = -60.0
 LEAST_CODES = 2000
 """In all, to tell from their range that they were stored in 8 bits."""
 
 
-def doubles(census: Census, *, audio: Sequence[Item], reencoder: Reencoder) -> Iterator[Finding]:
+def doubles(census: Census, matching: Matching, *, audio: Sequence[Item], reencoder: Reencoder) -> Iterator[Finding]:
     """Items that are there twice, codes that are there twice, and codes that are twice in one item."""
     total = census.num_items
     repeated = [row.id for row in census.rows if row.is_repeated]
@@ -32,7 +32,7 @@ def doubles(census: Census, *, audio: Sequence[Item], reencoder: Reencoder) -> I
         yield finding(Kind.REPEATED, text, count=len(repeated), of=total, examples=repeated)
     by_item, by_codes = defaultdict[str, list[Row]](list), defaultdict[bytes, list[Row]](list)
     for row in census.rows:
-        by_item[whole(row.id)].append(row)
+        by_item[matching.item_key(row.id)].append(row)
         if row.num_distinct_frames > 2:
             by_codes[row.digest].append(row)
     twice = [rows for rows in by_item.values() if len(rows) > 1]
@@ -142,37 +142,43 @@ def _narrow(rows: Sequence[Row], codebook_size: int) -> str:
 def _equal_codes(
     groups: Sequence[Sequence[Row]], *, total: int, audio: Sequence[Item], reencoder: Reencoder
 ) -> Iterator[Finding]:
-    wrong, same = list[str](), list[str]()
-    pairs = list[str]()
-    for rows in groups[:LOOKED_AT]:
-        first, *others = rows
-        for row in others:
-            if _has_same_audio(first, row, audio=audio, reencoder=reencoder):
-                same.append(row.id)
-            else:
-                wrong.append(row.id)
-                pairs.append(f"{row.id} = {first.id}")
-    unseen = sum(len(rows) - 1 for rows in groups[LOOKED_AT:])
+    same, pairs = list[str](), list[str]()
+    doubled = [(first, row) for first, *others in groups for row in others]
+    unseen = 0
+    for number, (first, row) in enumerate(doubled):
+        is_same = _has_same_audio(first, row, audio=audio, reencoder=reencoder) if number < LOOKED_AT else None
+        if is_same:
+            same.append(row.id)
+        elif is_same is None:
+            unseen += 1
+        else:
+            pairs.append(f"{row.id} = {first.id}")
     more = f"; {unseen:,} more have the codes of another, and their audio was not compared" if unseen else ""
-    if wrong:
+    if pairs:
         text = (
-            f"{count_text(len(wrong), 'item')} of {total:,} have the codes of another item, whose audio differs{more}"
+            f"{count_text(len(pairs), 'item')} of {total:,} have the codes of another item, whose audio differs{more}"
         )
-        yield finding(Kind.DOUBLED_CODES, text, count=len(wrong), of=total, examples=pairs)
+        yield finding(Kind.DOUBLED_CODES, text, count=len(pairs), of=total, examples=pairs)
+        more = ""
     if same:
-        text = f"{count_text(len(same), 'item')} of {total:,} have the codes of another, and the same audio"
+        text = f"{count_text(len(same), 'item')} of {total:,} have the codes of another, and the same audio{more}"
         yield finding(Kind.SAME_AUDIO, text, count=len(same), of=total, examples=same)
+    elif more:
+        text = f"{count_text(unseen, 'item')} of {total:,} have the codes of another, and their audio was not compared"
+        examples = [row.id for _, row in doubled]
+        yield finding(Kind.EQUAL_CODES, text, count=unseen, of=total, examples=examples)
 
 
-def _has_same_audio(one: Row, other: Row, *, audio: Sequence[Item], reencoder: Reencoder) -> bool:
+def _has_same_audio(one: Row, other: Row, *, audio: Sequence[Item], reencoder: Reencoder) -> bool | None:
+    """None: the audio of one is not there, or cannot be decoded."""
     if one.audio < 0 or other.audio < 0:
-        return False
+        return None
     if one.audio == other.audio:
         return True
     try:
         here, there = (reencoder.reference(audio[row.audio]) for row in (one, other))
     except ItemError:
-        return False
+        return None
     if max(here.rms_db, there.rms_db) < SILENT_DB:
         return True
     return np.array_equal(here.waveform, there.waveform) or (

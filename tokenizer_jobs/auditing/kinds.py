@@ -12,6 +12,8 @@ class Kind(StrEnum):
     UNREADABLE = "unreadable"
     DOUBLED_ID = "doubled_id"
     DOUBLED_CODES = "doubled_codes"
+    EQUAL_CODES = "equal_codes"
+    """Under two ids, the audio of which cannot be compared."""
     REPEATED = "repeated"
     """An item's codes twice in a row."""
     MISSING_CODES = "missing_codes"
@@ -24,6 +26,11 @@ class Kind(StrEnum):
     TOO_LONG = "too_long"
     LATE = "late"
     """Frames of something else in front."""
+    TRIMMED = "trimmed"
+    """Of a part of the audio that begins later."""
+    DISPLACED = "displaced"
+    """Begins a little before or behind the audio."""
+    LOUDNESS = "loudness"
     SEAMS = "seams"
     LAST_FRAME_DIFFERS = "last_frame_differs"
     LEFT_CHANNEL = "left_channel"
@@ -53,7 +60,17 @@ class Kind(StrEnum):
     CLOSE = "close"
 
 
-NOTES = frozenset({Kind.TIME_MAJOR, Kind.OFFSETS, Kind.SAME_AUDIO, Kind.REFERENCE_RESAMPLER, Kind.CLOSE})
+NOTES = frozenset(
+    {
+        Kind.TIME_MAJOR,
+        Kind.OFFSETS,
+        Kind.SAME_AUDIO,
+        Kind.EQUAL_CODES,
+        Kind.REFERENCE_RESAMPLER,
+        Kind.CLOSE,
+        Kind.DISPLACED,
+    }
+)
 """Kinds that are worth a line and are no faults."""
 
 
@@ -77,11 +94,16 @@ EXPLAINED = {
     Kind.DOUBLED_CODES: Explanation(
         "a variable kept from the item before, or a failed item replaced by another one", _TOKENIZE
     ),
+    Kind.EQUAL_CODES: Explanation(
+        "the same audio under two ids, of which one is not here", "drop one, if it is not meant"
+    ),
     Kind.REPEATED: Explanation(
         "a second run appended to the files of the first", "cut each in half, or tokenize into an empty place"
     ),
     Kind.MISSING_CODES: Explanation(
-        "items that failed or were dropped without a word (drop_last, an interrupted run)", _TOKENIZE
+        "items that failed or were dropped without a word (drop_last, an interrupted run)",
+        "tokenize these items again; where the dump is of a part of the audio on purpose, give that part as --audio (a "
+        "glob or a manifest)",
     ),
     Kind.MISSING_AUDIO: Explanation(
         "audio that was removed since, or ids made by another rule", "remove them, or say --id"
@@ -104,6 +126,17 @@ EXPLAINED = {
     ),
     Kind.LATE: Explanation(
         "padding on the left, or a buffer that still held frames of another item", "cut them off, or tokenize again"
+    ),
+    Kind.TRIMMED: Explanation(
+        "silence was trimmed, or speech cut out, before the codec",
+        "nothing, if that is meant and the codes are never put beside the times of the audio; else tokenize again",
+    ),
+    Kind.DISPLACED: Explanation(
+        "another decoder (those of MP3 and AAC differ in what they leave out at the beginning), or a little padding",
+        "nothing, unless codes are to be the same to the bit",
+    ),
+    Kind.LOUDNESS: Explanation(
+        "loudness was normalised, or a gain applied, before the codec", "nothing, if that is meant; else tokenize again"
     ),
     Kind.SEAMS: Explanation(
         "long audio was cut into chunks, and the codec began each of them afresh",

@@ -12,6 +12,10 @@ from tokenizer_jobs.sources import Source, probe
 __all__ = ["AudioLength", "FrameCount", "frame_counter", "read_lengths"]
 
 THREADS = 8
+RESAMPLER_SAMPLES = 32
+"""By which lengths differ after resampling that is not flushed to the end: half of a filter."""
+ESTIMATED = ("MP3", "MPEG", "OPUS", "AAC", "MP4", "M4A")
+"""Parts of the names of formats whose headers count what decoders leave out at the beginning or the end."""
 FrameCount = Callable[[int], int]
 """Samples at the codec's rate to frames."""
 
@@ -34,7 +38,7 @@ class AudioLength:
     def least_and_most(self, rate: int, frames: FrameCount) -> tuple[int, int]:
         """Frames that are no fault: resamplers round lengths up, down or to the nearest."""
         exact = self.samples_at(rate)
-        slack = 0 if self.is_exact and self.sample_rate == rate else 1
+        slack = 0 if self.sample_rate == rate else RESAMPLER_SAMPLES
         if not self.is_exact:
             slack = max(4 * rate // 75, exact // 50)
         return frames(max(1, exact - slack)), frames(exact + slack)
@@ -71,7 +75,7 @@ def _length(item: Item, source: Source) -> AudioLength | None:
         if item.duration_seconds is not None:
             seconds = min(seconds, item.duration_seconds)
     num_samples = round(seconds * header.sample_rate)
-    is_exact = not any(name in header.format.upper() for name in ("MP3", "MPEG", "OPUS"))
+    is_exact = not any(name in header.format.upper() for name in ESTIMATED)
     if num_samples < 1:
         return None
     return AudioLength(

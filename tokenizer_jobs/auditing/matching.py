@@ -1,8 +1,11 @@
 """Which codes belong to which audio: by ids, whatever either side adds to them.
 
-Ids are compared without the ending of audio files; where that finds little, by their last parts alone.
+Ids are compared as they are; where that finds little, without the ending of audio files, by their last parts alone,
+with folders and name run together, and without what the dump's ids all begin or end with (`_codes`).
 """
 
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +20,8 @@ from tokenizer_jobs.sources.roots import path_from_id
 __all__ = ["IdRule", "Matching", "match_ids", "whole"]
 
 Form = Callable[[str], str]
+MOST_LETTERS = 200
+"""Of an id in which ids of audio are looked for."""
 ENOUGH = 0.9
 """Share of the sampled codes with audio at which no less of the ids is compared."""
 
@@ -32,7 +37,17 @@ def last_parts(text: str, *, number: int) -> str:
     return "/".join(whole(text.rpartition("#")[2]).split("/")[-number:])
 
 
-FORMS: tuple[Form, ...] = (whole, *(partial(last_parts, number=number) for number in (4, 3, 2, 1)))
+def exact(text: str) -> str:
+    """An id as it is."""
+    return text
+
+
+def run_together(text: str) -> str:
+    """An id without the ending of an audio file, folders and words joined by `_` as in one folder."""
+    return re.sub(r"[/\\_. -]+", "_", whole(text.rpartition("#")[2]))
+
+
+FORMS: tuple[Form, ...] = (exact, whole, *(partial(last_parts, number=number) for number in (4, 3, 2, 1)), run_together)
 """What is compared of ids: the most that finds audio."""
 
 
@@ -63,10 +78,30 @@ class Matching:
     """Audio whose key another one has too."""
     share: float
     """Of the sampled codes that have audio."""
+    prefix: str = ""
+    suffix: str = ""
+    """What the ids of the dump have more than those of the audio."""
 
     def place(self, text: str) -> int:
         """The place of the audio of an id; -1: there is none."""
-        return self.places.get(self.form(text), -1)
+        key = self.form(text)
+        if self.prefix or self.suffix:
+            if not (key.startswith(self.prefix) and key.endswith(self.suffix)):
+                return -1
+            key = key[len(self.prefix) : len(key) - len(self.suffix)]
+        return self.places.get(key, -1)
+
+    def item_key(self, text: str) -> str:
+        """What two ids of one item have in common."""
+        return text if self.form is exact else whole(text)
+
+    @property
+    def told(self) -> str:
+        """How ids are read, in words."""
+        more = [f"beginning with {self.prefix!r}"] * bool(self.prefix) + [f"ending in {self.suffix!r}"] * bool(
+            self.suffix
+        )
+        return f"{self.rule.name}, {' and '.join(more)}" if more else self.rule.name
 
 
 def match_ids(sample: Sequence[Candidate], audio: Sequence[Item], *, said: str | None) -> Matching:
@@ -91,6 +126,8 @@ def match_ids(sample: Sequence[Candidate], audio: Sequence[Item], *, said: str |
             if best is None or share > best.share + 0.05:
                 best = Matching(rule=rule, form=form, places=places, shared=shared, share=share)
     if best is None or best.share == 0:
+        best = _with_affixes(sample, audio, said=said)
+    if best is None or best.share == 0:
         one = sample[0].name if sample else "nothing"
         other = audio[0].id if len(audio) else "nothing"
         fields = ", ".join(sorted({name for candidate in sample for name in candidate.fields})) or "none"
@@ -99,6 +136,30 @@ def match_ids(sample: Sequence[Candidate], audio: Sequence[Item], *, said: str |
             f"{fields}), the audio {other!r}; say which by --id field:NAME, or give other --audio"
         )
     return best
+
+
+def _with_affixes(sample: Sequence[Candidate], audio: Sequence[Item], *, said: str | None) -> Matching | None:
+    """By ids that are in those of the dump, with the same in front of and behind each."""
+    for form in (partial(last_parts, number=1), run_together):
+        places, shared = _keys(audio, form)
+        for rule in _rules(sample, said):
+            keys = [form(name) for candidate in sample if (name := rule.of(candidate)) is not None]
+            votes = Counter(affixes for key in keys for affixes in _affixes(key[:MOST_LETTERS], places))
+            if not votes:
+                continue
+            (prefix, suffix), count = max(votes.items(), key=lambda vote: (vote[1], -len("".join(vote[0]))))
+            if count >= ENOUGH * len(keys) and count > 1:
+                share = count / len(sample)
+                return Matching(
+                    rule=rule, form=form, places=places, shared=shared, share=share, prefix=prefix, suffix=suffix
+                )
+    return None
+
+
+def _affixes(key: str, places: Mapping[str, int]) -> set[tuple[str, str]]:
+    """What is around each id of audio inside a key: never letters or figures of one word with it."""
+    edges = [n for n in range(len(key) + 1) if n in (0, len(key)) or not (key[n - 1].isalnum() and key[n].isalnum())]
+    return {(key[:i], key[j:]) for i in edges for j in edges if i < j and key[i:j] in places}
 
 
 def _rules(sample: Sequence[Candidate], said: str | None) -> list[IdRule]:

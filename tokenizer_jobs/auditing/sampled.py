@@ -26,8 +26,9 @@ _TEXTS = {
     Kind.WRONG_RATE: "have the codes of audio at a wrong rate ({detail})",
     Kind.PEAK_NORMALISED: "have the codes of their audio scaled to full scale",
     Kind.INT16_SCALE: "have the codes of their audio 32,768 times as loud",
-    Kind.OTHER_WEIGHTS: "have the right number of frames or so, and codes that agree with their audio no better than "
-    "by chance ({first:.1%} of first codebooks)",
+    Kind.OTHER_WEIGHTS: "have codes that agree with their audio no better than by chance ({first:.1%} of first "
+    "codebooks)",
+    Kind.LOUDNESS: "have the codes of their audio at another loudness ({low:+.1f} to {high:+.1f} dB)",
     Kind.OTHER_AUDIO: "agree with their audio in {first:.0%} of first codebooks and {codes:.0%} of all codes: more "
     "than by chance, and less than another resampler or precision would leave",
     Kind.TRANSPOSED: "have time and codebooks exchanged: their codes agree when they are read as {detail}",
@@ -81,12 +82,26 @@ def _text(
         listed = ", ".join(_period(p, c, len(items), hop_length, frame_rate) for p, c in periods.most_common(3))
         return f"have seams: their codec was begun afresh every {listed}"
     likeness = [each for item in items if (each := item.own if kind not in _UNDER else item.likeness) is not None]
+    if kind in (Kind.TRIMMED, Kind.DISPLACED):
+        return _starts(kind, items, hop_length * frame_rate)
     details = Counter(item.detail for item in items)
+    decibels = [item.decibels for item in items]
     return _TEXTS[kind].format(
         detail=", ".join(detail for detail, _ in details.most_common(2)),
+        low=min(decibels),
+        high=max(decibels),
         first=sum(each.first for each in likeness) / max(1, len(likeness)),
         codes=sum(each.codes for each in likeness) / max(1, len(likeness)),
     )
+
+
+def _starts(kind: Kind, items: Sequence[Examined], rate: float) -> str:
+    """`rate`: samples per second, which seconds are counted by."""
+    starts = sorted(item.number / rate for item in items)
+    spread = f"{starts[0]:+.3f} s to {starts[-1]:+.3f} s" if len(starts) > 1 else f"{starts[0]:+.3f} s"
+    if kind is Kind.TRIMMED:
+        return f"have the codes of a part of their audio, which begins later ({spread})"
+    return f"begin a little before or behind their audio ({spread})"
 
 
 def _period(samples: int, count: int, total: int, hop_length: int, frame_rate: float) -> str:

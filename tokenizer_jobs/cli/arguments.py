@@ -13,6 +13,7 @@ __all__ = [
     "add_log_format",
     "add_no_arguments",
     "add_plan_arguments",
+    "add_report_arguments",
     "add_retry_arguments",
     "add_run_arguments",
     "add_status_arguments",
@@ -117,6 +118,35 @@ def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         help="also encode this share of the rows again from their audio, 0 to 1, and report the match (default: 0)",
+    )
+    add_model_flag(parser)
+    add_json_flag(parser)
+
+
+def add_report_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of `report`."""
+    add_output_arguments(parser)
+    parser.add_argument(
+        "-o",
+        "--html",
+        metavar="HTML",
+        help="file for the page; the output is left as it is then (default: report.html, README.md and stats.json in "
+        "the output)",
+    )
+    parser.add_argument(
+        "--samples",
+        metavar="N",
+        type=_not_negative,
+        help="rows to listen to, original and decoded (default: a few of the demo source, else none: audio may be "
+        "private)",
+    )
+    parser.add_argument(
+        "--max-seconds",
+        metavar="N",
+        type=_not_negative,
+        default=240,
+        help="for reading shards; where they take longer, a sample of them is read, and the page says so; 0 reads all "
+        "(default: 240)",
     )
     add_model_flag(parser)
     add_json_flag(parser)
@@ -236,6 +266,13 @@ def _positive(word: str) -> int:
     number = int(word)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not above 0")
+    return number
+
+
+def _not_negative(word: str) -> int:
+    number = int(word)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number} is below 0")
     return number
 
 

@@ -18,6 +18,7 @@ from tokenizer_jobs.cli.arguments import (
     add_import_arguments,
     add_no_arguments,
     add_plan_arguments,
+    add_report_arguments,
     add_retry_arguments,
     add_run_arguments,
     add_status_arguments,
@@ -25,9 +26,10 @@ from tokenizer_jobs.cli.arguments import (
     add_verify_arguments,
 )
 from tokenizer_jobs.cli.auditing import audit_command
-from tokenizer_jobs.cli.endings import complain, sigterm_as_interrupt
+from tokenizer_jobs.cli.endings import complain, example_id, sigterm_as_interrupt
 from tokenizer_jobs.cli.exchange import export_command, import_command
 from tokenizer_jobs.cli.flags import as_words, load_job, overrides_in
+from tokenizer_jobs.cli.reporting import decode_command, report_command
 from tokenizer_jobs.cli.submission import add_submit_arguments, submit_command
 from tokenizer_jobs.cli.watching import status_command
 from tokenizer_jobs.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ConfigError
@@ -96,7 +98,6 @@ def _retry(arguments: argparse.Namespace) -> int:
 
 def _do(work: "Callable[[Report], RunResult]", *, log_format: "LogFormat") -> int:
     """Work under the progress display, and say how it ended."""
-    from tokenizer_jobs.audition import any_row_id
     from tokenizer_jobs.cli.screens import run_screen
     from tokenizer_jobs.logs import json_logs
     from tokenizer_jobs.progress import ProgressDisplay
@@ -108,11 +109,11 @@ def _do(work: "Callable[[Report], RunResult]", *, log_format: "LogFormat") -> in
                 ProgressDisplay(sys.stderr, log_format=log_format) as display,
             ):
                 result = work(display.report)
-            example_id = any_row_id(result.output) if result.snapshot is not None else None
+            shown_id = example_id(result)
     except KeyboardInterrupt:  # while loading, planning or publishing; with units in hand `run` stops by itself
         print("stopped; nothing is lost, and the same command resumes", file=sys.stderr)
         return EXIT_STOPPED
-    print(run_screen(result, example_id=example_id))
+    print(run_screen(result, example_id=shown_id))
     complain(result.problems)
     return result.exit_code
 
@@ -169,17 +170,6 @@ def _read_ids(path: str) -> list[str]:
     if not ids:
         raise ConfigError(f"--ids {path!r} holds no id; expected one a line")
     return [line.removesuffix("\r") for line in ids]
-
-
-def _decode(arguments: argparse.Namespace) -> int:
-    from tokenizer_jobs.audition import decode_to_wav
-
-    decoded = decode_to_wav(arguments.output, row_id=arguments.id, destination=arguments.wav, model=arguments.model)
-    print(
-        f"wrote {decoded.path}: {decoded.num_samples / decoded.sample_rate:.3f} s, {decoded.sample_rate} Hz, "
-        f"{decoded.channels} channel{'s' if decoded.channels > 1 else ''}, 32-bit float, decoded by {decoded.codec}"
-    )
-    return EXIT_DONE
 
 
 def _train_codec(arguments: argparse.Namespace) -> int:
@@ -280,6 +270,18 @@ COMMANDS = {
             execute=_verify,
         ),
         Command(
+            name="report",
+            operands="OUTPUT",
+            group=_DAILY,
+            summary="one page that shows what was made and how it went, and the card; also while the job runs",
+            examples=(
+                "tokenizer-jobs report out/speech",
+                "tokenizer-jobs report s3://bucket/speech -o speech.html --samples 8",
+            ),
+            add_arguments=add_report_arguments,
+            execute=report_command,
+        ),
+        Command(
             name="submit",
             operands="CONFIG",
             group=_CLUSTER,
@@ -322,7 +324,7 @@ COMMANDS = {
             summary="the codes of one row back to audio",
             examples=("tokenizer-jobs decode out/speech --id speaker1/hello.flac -o hello.wav",),
             add_arguments=add_decode_arguments,
-            execute=_decode,
+            execute=decode_command,
         ),
         Command(
             name="export",

@@ -4,12 +4,16 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from tokenizer_jobs.errors import EXIT_DONE, EXIT_FAILED
+from tokenizer_jobs.errors import EXIT_DONE, EXIT_FAILED, TokenizerJobsError
 
-__all__ = ["complain", "sigterm_as_interrupt"]
+if TYPE_CHECKING:
+    from tokenizer_jobs.results import RunResult
+
+__all__ = ["complain", "example_id", "sigterm_as_interrupt"]
 
 
 @contextmanager
@@ -30,6 +34,18 @@ def sigterm_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def example_id(result: "RunResult") -> str | None:
+    """The id of a row, for the command that the screen proposes.
+
+    None where there is none or where it cannot be read: what the run did is done, and it ends as it ended.
+    """
+    from tokenizer_jobs.audition import any_row_id
+
+    with suppress(TokenizerJobsError, OSError):
+        return any_row_id(result.output) if result.snapshot is not None else None
+    return None
 
 
 def complain(problems: Sequence[str]) -> int:

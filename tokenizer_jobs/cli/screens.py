@@ -310,6 +310,8 @@ def _state(status: "Status") -> str:
     live = status.live_run
     if live is not None:
         return f"running on {live.host} (pid {live.pid}, heartbeat {span_text(live.heartbeat_age_seconds)} ago)"
+    if status.generations == 0:
+        return "not planned yet; run the job"
     if status.left:
         return "no live run; run the job again to resume"
     return "complete"

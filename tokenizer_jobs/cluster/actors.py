@@ -4,6 +4,7 @@ import logging
 import os
 import platform
 import socket
+import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ from tokenizer_jobs.cluster.metrics import EncoderMeter
 from tokenizer_jobs.cluster.reach import check_reach
 from tokenizer_jobs.config import CodecRecipe
 from tokenizer_jobs.encoding import Codec, EncodeDesk, choose_device, load_codec
-from tokenizer_jobs.errors import IntegrityError
+from tokenizer_jobs.errors import IntegrityError, TransientError
 from tokenizer_jobs.logs import LogFormat, log_event, start_json_logs
+from tokenizer_jobs.outages import pause_seconds
 from tokenizer_jobs.pipeline import UnitDone, UnitJob, tokenize_unit
 from tokenizer_jobs.records import Decoded, WorkUnit
 from tokenizer_jobs.storage import Storage
@@ -26,6 +28,9 @@ from tokenizer_jobs.storage import Storage
 __all__ = ["EncoderActor", "UnitDecoder", "WhereAbouts"]
 
 _log = logging.getLogger(__name__)
+
+REACH_SECONDS = 300.0
+"""That an encoder waits for storage which does not serve before it takes its first unit."""
 
 
 class UnitDecoder(Protocol):
@@ -93,7 +98,8 @@ class EncoderActor:
         self._meter = EncoderMeter(job.output, encoder=name)
 
     def __repr__(self) -> str:
-        return self._name
+        """As Ray's dashboard names the actor: a cluster may have several jobs, each with an `encoder-0`."""
+        return f"{self._name} of {Storage.at(self._job.output).name.rstrip('/').rpartition('/')[2]}"
 
     def locate(self) -> WhereAbouts:
         """Say where the actor runs; the first call, which returns as soon as it is placed."""
@@ -113,8 +119,9 @@ class EncoderActor:
         Raises:
             ConfigError: the output or the source is not on this node, or the codec cannot be loaded.
             IntegrityError: its weights are not those of the job.
+            TransientError: storage did not serve for minutes.
         """
-        check_reach(self._job.output, paths=self._local_paths)
+        self._await_output()
         self._decoder.warm_up()
         self._num_threads = num_threads
         torch.set_num_threads(num_threads)
@@ -127,10 +134,23 @@ class EncoderActor:
                 f"{found}; the job's are {self._job.weights_sha256}; pin recipe.codec.revision, or make the same model "
                 "available to every node"
             )
-        self._loaded = (codec, Storage.open(self._job.output), device)
+        self._loaded = (codec, Storage.at(self._job.output), device)
         # On x86 an item gets the same bits in every company; elsewhere nobody has looked, and GPUs differ.
         self._desk = EncodeDesk(codec, merges=device == "cpu" and platform.machine() in ("x86_64", "AMD64"))
         return device
+
+    def _await_output(self) -> None:
+        """Check that output and source are here; an encoder that takes a lost one's place may come into an outage."""
+        deadline, num_failures = time.monotonic() + REACH_SECONDS, 0
+        while True:
+            try:
+                return check_reach(self._job.output, paths=self._local_paths)
+            except TransientError:
+                num_failures += 1
+                pause = pause_seconds(num_failures, key=self._name)
+                if time.monotonic() + pause > deadline:
+                    raise
+                time.sleep(pause)
 
     def allow_decode_tasks(self, num_tasks: int) -> None:
         """Use so many decode tasks for a unit from now on, at most: nodes joined or left."""

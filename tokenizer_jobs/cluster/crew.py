@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tokenizer_jobs.cluster.faults import Fault, NoEncoderLeftError, classify, first_line
 from tokenizer_jobs.cluster.placement import EncoderPlace, Node, Placement, describe_nodes, follow
+from tokenizer_jobs.cluster.ray_state import holds_place
 from tokenizer_jobs.cluster.retry import Attempt, Failure
 from tokenizer_jobs.cluster.session import live_nodes
 from tokenizer_jobs.config import Runtime
@@ -30,6 +31,9 @@ _log = logging.getLogger(__name__)
 
 MAX_LOST_AT_START = 3
 """Encoders that may die before any takes units: later ones die of the same, most likely."""
+
+START_SECONDS = 300.0
+"""For an encoder that has its process to import what it needs: on a cold file system that is gigabytes."""
 
 LOAD_SECONDS = 600.0
 """For a placed encoder to load its codec, which may mean a download to its node."""
@@ -307,7 +311,8 @@ class Crew:
             return encoder.with_its_node  # the second of its two units says the same
         self.num_lost_in_all += 1
         there = {node.node_id for node in self._usable_nodes()}
-        encoder.with_its_node = encoder.node_id is not None and encoder.node_id not in there
+        node_id = encoder.node_id or encoder.place.node_id  # one that is bound may lose its node before it is placed
+        encoder.with_its_node = node_id is not None and node_id not in there
         if encoder.state is not _State.LEAVING:
             self._vacant.append((encoder.name, encoder.place))
             self._num_lost += not encoder.with_its_node
@@ -333,7 +338,9 @@ class Crew:
         if len(waiting) < len(self._encoders) or self._attempts:
             self._none_placed_since = now
             self._tell_unplaced(waiting, now=now)
-        elif now - self._none_placed_since > self._runtime.placement_timeout_seconds:
+        elif now - self._none_placed_since > self._runtime.placement_timeout_seconds and not any(
+            now - encoder.since < START_SECONDS for encoder in waiting if holds_place(encoder.handle)
+        ):
             raise self._not_placed()
 
     def _tell_unplaced(self, waiting: Sequence[_Encoder], *, now: float) -> None:

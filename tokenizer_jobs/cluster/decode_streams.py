@@ -71,6 +71,8 @@ class DecodeFanOut:
     """After which a task that found no place fails its unit, so that units never wait for each other for ever."""
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     """Of decoding one record."""
+    folders: tuple[str, ...] = ()
+    """Local ones of the source, which must be where a task runs."""
     meter: EncoderMeter | None = None
     """Of the encoder, where there is one."""
     decoding: Pace = field(default_factory=Pace)
@@ -144,7 +146,14 @@ def _start(share: list[Any], *, fan_out: DecodeFanOut, careful: bool, name: str)
         num_returns="streaming",
         _generator_backpressure_num_objects=LISTS_AHEAD,
     )
-    return task.remote(share, source=fan_out.source, target=fan_out.target, limits=fan_out.limits, careful=careful)
+    return task.remote(
+        share,
+        source=fan_out.source,
+        target=fan_out.target,
+        limits=fan_out.limits,
+        careful=careful,
+        folders=fan_out.folders,
+    )
 
 
 class _DecodeTask:

@@ -8,9 +8,12 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
+from pathlib import Path
 
 from tokenizer_jobs.decode import AudioTarget, decode_items
+from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.isolation import DecodeLimits, alarmed, decode_isolated, memory_limited
 from tokenizer_jobs.planning import read_together
 from tokenizer_jobs.records import Decoded, Item, RejectedItem
@@ -65,7 +68,13 @@ def plan_groups(items: Iterable[tuple[int, Item]]) -> list[Group]:
 
 
 def decode_share(
-    groups: Sequence[Group], *, source: SourceConfig, target: AudioTarget, limits: DecodeLimits, careful: bool
+    groups: Sequence[Group],
+    *,
+    source: SourceConfig,
+    target: AudioTarget,
+    limits: DecodeLimits,
+    careful: bool,
+    folders: tuple[str, ...] = (),
 ) -> Iterator[DecodedList]:
     """Decode groups in order; the first list is empty and says that the task has found a place.
 
@@ -75,12 +84,16 @@ def decode_share(
         target: What the waveforms should be.
         limits: What decoding may take: a record that takes longer ends this process, one that takes more memory raises.
         careful: Decode in a killable child process and blame the record that kills it.
+        folders: Local ones of the source, which must be here: where they are not, every item would have vanished.
 
     Raises:
+        ConfigError: a folder of the source is not on this node.
         MemoryError: a record took more memory than it may, or there is none left.
     """
     yield DecodedList(items=(), seconds=0.0)
     items = [record for group in groups for record in group]
+    if items:
+        _check_folders(folders)
     with ExitStack() as stack:
         if careful:
             decoded = decode_isolated(items, source=source, target=target, limits=limits)
@@ -91,6 +104,17 @@ def decode_share(
             )
         for group in groups:
             yield from _lists(_items(decoded, len(group)), sample_rate=target.sample_rate)
+
+
+@lru_cache(maxsize=1)
+def _check_folders(folders: tuple[str, ...]) -> None:
+    """Check once in a process: a node that joined may get work before the driver's own check of it has ended."""
+    missing = next((folder for folder in folders if not Path(folder).is_dir()), None)
+    if missing is not None:
+        raise ConfigError(
+            f"the source {missing} is not on every node; on a cluster, use storage that every node mounts at the same "
+            "place, or a URL"
+        )
 
 
 def _items(decoded: Iterator[Decoded], num_items: int) -> Iterator[Decoded]:

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -167,6 +168,7 @@ class RayExecutor:
         return nodes
 
     def _start_encoder(self, name: str, placement: Placement, place: EncoderPlace, options: dict[str, Any]) -> Any:
+        local_paths = absolute_paths(self._job.source)
         decoder = DecodeFanOut(
             source=self._job.source,
             target=self._job.target,
@@ -174,6 +176,7 @@ class RayExecutor:
             cpus=placement.decode_cpus,
             start_timeout_seconds=self._runtime.placement_timeout_seconds,
             limits=self._job.limits,
+            folders=tuple(path for path in local_paths if Path(path).is_dir()),
             meter=EncoderMeter(self._job.output, encoder=name),
         )
         actor = ray.remote(self._encoder_class).options(**options)
@@ -183,7 +186,7 @@ class RayExecutor:
             codec_recipe=self._codec_recipe,
             device=self._runtime.device if place.gpus else "cpu",
             decoder=decoder,
-            local_paths=absolute_paths(self._job.source),
+            local_paths=local_paths,
             log_format=active_log_format(),
         )
 

@@ -117,6 +117,8 @@ class Jobs:
     def __init__(self, address: str) -> None:
         self.address = address
         self._client: JobSubmissionClient | None = None
+        self._heard = 0.0
+        """When the cluster last answered while a job was followed."""
 
     def connect(self) -> None:
         """Ask whether a cluster of ours answers, and takes us.
@@ -151,15 +153,18 @@ class Jobs:
             TransientError: the cluster is out of reach; the job itself may well go on.
         """
         log = FollowedLog(write)
-        in_reach = time.monotonic()
+        failing_since: float | None = None
         while True:
             try:
                 asyncio.run(self._tail(submission_id, log))
                 with _translated(self.address):
                     info = self._connected.get_job_info(submission_id)
-                in_reach = time.monotonic()
+                self._heard = time.monotonic()
             except (ClientError, RuntimeError, OSError, ConfigError) as error:
-                if time.monotonic() - in_reach > OUT_OF_REACH_SECONDS:
+                # A connection may have been good for hours, and silent for long, before it broke.
+                if failing_since is None or self._heard > failing_since:
+                    failing_since = time.monotonic()
+                if time.monotonic() - failing_since > OUT_OF_REACH_SECONDS:
                     raise TransientError(
                         f"the cluster at {self.address} has not answered for {OUT_OF_REACH_SECONDS:g} s ({error}); the "
                         "job may go on: `tokenizer-jobs status` of its output tells"
@@ -172,6 +177,7 @@ class Jobs:
     async def _tail(self, submission_id: str, log: FollowedLog) -> None:
         log.rewind()
         async for text in self._connected.tail_job_logs(submission_id):
+            self._heard = time.monotonic()
             log.add(text)
 
     @property

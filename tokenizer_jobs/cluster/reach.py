@@ -9,10 +9,10 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tokenizer_jobs.cluster.placement import Node
-from tokenizer_jobs.errors import ConfigError
+from tokenizer_jobs.errors import ConfigError, TransientError
 from tokenizer_jobs.source_config import SourceConfig
 from tokenizer_jobs.sources import local_locations
-from tokenizer_jobs.storage import Storage, local_path
+from tokenizer_jobs.storage import CredentialsError, Storage, local_path
 
 __all__ = ["ReachChecks", "absolute_paths", "check_reach"]
 
@@ -29,7 +29,8 @@ def check_reach(output: str, *, paths: Sequence[str]) -> None:
     """Check that the output and the local paths are here.
 
     Raises:
-        ConfigError: they are not.
+        ConfigError: they are not, or this machine has no credentials for the output, or may not write it.
+        TransientError: the output's storage does not serve now.
     """
     missing = [path for path in paths if not Path(path).exists()]
     advice = "on a cluster, use storage that every node mounts at the same place, or a URL"
@@ -37,8 +38,18 @@ def check_reach(output: str, *, paths: Sequence[str]) -> None:
         raise ConfigError(f"the source {missing[0]} is not on every node; {advice}")
     # Opening a local output would make it.
     folder = local_path(output)
-    if (folder is not None and not folder.expanduser().is_dir()) or not Storage.open(output).exists(_EVIDENCE):
+    if (folder is not None and not folder.expanduser().is_dir()) or not _opened(output).exists(_EVIDENCE):
         raise ConfigError(f"the output {output} is not on every node; {advice}")
+
+
+def _opened(output: str) -> Storage:
+    """Open an output that the driver has opened: what fails here may pass, unless it is this machine's fault."""
+    try:
+        return Storage.open(output)
+    except ConfigError as error:
+        if isinstance(error.__cause__, TransientError) and not isinstance(error.__cause__, CredentialsError):
+            raise error.__cause__ from None
+        raise
 
 
 class ReachChecks:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from tokenizer_jobs.executors import UnitFailed
-from tokenizer_jobs.outages import MAX_STORAGE_FAILURES, Outage, pause_seconds
+from tokenizer_jobs.outages import MAX_STORAGE_FAILURES, Outage, Supply, pause_seconds
 from tokenizer_jobs.records import WorkUnit
 
 __all__ = ["MAX_UNITS_PER_ENCODER", "UNITS_PER_ENCODER", "Attempt", "Failure", "Schedule"]
@@ -85,7 +85,7 @@ class Schedule:
 
     def __init__(self, units: Iterable[WorkUnit], *, max_lost_workers: int, max_units: int = UNITS_PER_ENCODER) -> None:
         self._max_units = max_units
-        self._units: Iterator[WorkUnit] | None = iter(units)
+        self._supply = Supply(units)
         self._pulled: deque[WorkUnit] = deque()
         self._max_lost_workers = max_lost_workers
         self._waiting: list[tuple[float, int, Attempt]] = []
@@ -104,13 +104,13 @@ class Schedule:
     @property
     def finished(self) -> bool:
         """Every unit has ended, and nothing is left to hand out; a second attempt at one that ended may still run."""
-        if self._units is not None or self._pulled or self._waiting:
+        if not self._supply.has_ended or self._pulled or self._waiting:
             return False
         return all(held.attempt.unit.unit_id in self._ended for helds in self._held.values() for held in helds)
 
     def stop(self) -> None:
         """Hand out nothing any more; what is in flight may end."""
-        self._units = None
+        self._supply.end()
         self._pulled.clear()
         self._waiting.clear()
 
@@ -210,9 +210,11 @@ class Schedule:
                     continue
                 attempt = self._pop_due(careful=False, now=now)
                 if attempt is None:
-                    if load and not self._has_more_than(num_coming * (load + 1)):
+                    if load and not self._has_more_than(num_coming * (load + 1), now=now):
                         return
-                    attempt = self._next_fresh() or (None if load or self._waiting else self._second(now=now))
+                    attempt = self._next_fresh(now=now)
+                    if attempt is None and not load and self._supply.has_ended and not self._waiting:
+                        attempt = self._second(now=now)
                 if attempt is None:
                     return
                 yield encoder, attempt
@@ -220,12 +222,12 @@ class Schedule:
     def _probe(self, encoders: Sequence[str], *, now: float) -> Iterator[tuple[str, Attempt]]:
         """One unit on an idle encoder, to see whether the storage serves again."""
         idle = next((encoder for encoder in encoders if not self._in_hand(encoder)), None)
-        if idle is None or not (self._waiting or self._has_more_than(0)):
+        if idle is None or not (self._waiting or self._has_more_than(0, now=now)):
             return
         unit = min(self._waiting)[2].unit if self._waiting else self._pulled[0]
         if not self._outage.enter(unit.unit_id, now=now):
             return
-        attempt = heapq.heappop(self._waiting)[2] if self._waiting else self._next_fresh()
+        attempt = heapq.heappop(self._waiting)[2] if self._waiting else self._next_fresh(now=now)
         if attempt is not None:
             yield idle, attempt
 
@@ -282,17 +284,15 @@ class Schedule:
         heapq.heapify(self._waiting)
         return due[0][2]
 
-    def _next_fresh(self) -> Attempt | None:
-        return Attempt(unit=self._pulled.popleft(), number=1, careful=False) if self._has_more_than(0) else None
+    def _next_fresh(self, *, now: float) -> Attempt | None:
+        if not self._has_more_than(0, now=now):
+            return None
+        return Attempt(unit=self._pulled.popleft(), number=1, careful=False)
 
-    def _has_more_than(self, num_units: int) -> bool:
-        """Whether more fresh units are left than so many; no more of them are pulled than that takes."""
-        while self._units is not None and len(self._pulled) <= num_units:
-            unit = next(self._units, None)
-            if unit is None:
-                self._units = None
-            else:
-                self._pulled.append(unit)
+    def _has_more_than(self, num_units: int, *, now: float) -> bool:
+        """Whether more fresh units are at hand than so many; no more of them are pulled than that takes."""
+        while len(self._pulled) <= num_units and (unit := self._supply.take(now=now)) is not None:
+            self._pulled.append(unit)
         return len(self._pulled) > num_units
 
 

@@ -19,11 +19,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import ray
+import ray._private.worker as ray_worker
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.exceptions import RayError
 
-from tokenizer_jobs.cluster.draining import draining_nodes
 from tokenizer_jobs.cluster.placement import ENCODER_RESOURCE, Node
+from tokenizer_jobs.cluster.ray_state import draining_nodes
 from tokenizer_jobs.config import Runtime
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.machine import available_cpus
@@ -96,6 +97,7 @@ def connected(runtime: Runtime) -> Iterator[str]:
             yield "a private Ray on this machine"
         else:
             probe(address)
+            stack.enter_context(_quiet_raylet())
             stack.callback(_shut_down)
             _init(address)
             yield f"the Ray cluster at {address}"
@@ -191,6 +193,7 @@ def private_ray(*, num_cpus: int, encoder_slots: int, num_gpus: int | None = Non
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         stack.enter_context(_environment(_private_environment()))
+        stack.enter_context(_quiet_raylet())
         stack.callback(_shut_down)
         with _own_signal_handler():
             ray.init(
@@ -218,6 +221,21 @@ def _private_environment() -> dict[str, str]:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
+
+
+@contextmanager
+def _quiet_raylet() -> Iterator[None]:
+    """Keep Ray from printing to our stdout which processes died: the driver says so, with unit and cause.
+
+    `log_to_driver=False` lets these lines through (Ray 2.60, `listen_error_messages`); the flag is the one by which
+    Ray's own debugger silences them.
+    """
+    before = ray_worker._worker_logs_enabled
+    ray_worker._worker_logs_enabled = False
+    try:
+        yield
+    finally:
+        ray_worker._worker_logs_enabled = before
 
 
 def _shut_down() -> None:

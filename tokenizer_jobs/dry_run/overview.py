@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +39,7 @@ from tokenizer_jobs.planning import (
 from tokenizer_jobs.receipts import dropped_items, read_receipts
 from tokenizer_jobs.recipe import RECIPE_PATH, CodecFacts, ResolvedRecipe, read_recipe
 from tokenizer_jobs.results import Calibration, MachineCost, PlanResult, summary_fields
-from tokenizer_jobs.sources import Listing, Source, make_source
+from tokenizer_jobs.sources import Listing, Source, list_names, make_source
 from tokenizer_jobs.storage import Storage
 from tokenizer_jobs.wording import count_text
 
@@ -64,7 +65,7 @@ def plan(config: JobConfig, *, calibrated: bool = False, prices: PriceList | Non
     problems = _recipe_problems(storage, recipe)
     begin = time.monotonic()
     source = make_source(config.selection.source)
-    listing = source.list()
+    listing, estimated = list_names(source)
     planning = Planning(
         storage=storage, selection=config.selection, recipe=recipe, facts=facts, still_ours=lambda: None
     )
@@ -77,6 +78,7 @@ def plan(config: JobConfig, *, calibrated: bool = False, prices: PriceList | Non
     generations = list_generations(storage)
     known = known_items(storage, generations)
     comparison, selected = _choose(config, listed, storage, generations, known=known, source=source, problems=problems)
+    selected = replace(selected, items=estimated(selected.items))
     sizes = _unit_sizes(selected.items, config, generation=max(generations, default=0) + 1, recipe_id=recipe.recipe_id)
     listing_seconds = time.monotonic() - begin
     headers = read_headers(source, selected.items)

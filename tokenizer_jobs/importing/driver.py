@@ -39,10 +39,11 @@ from tokenizer_jobs.planning import (
 from tokenizer_jobs.receipts import dropped_items
 from tokenizer_jobs.recipe import METADATA_KEY, CodecFacts, ResolvedRecipe, file_metadata, store_recipe
 from tokenizer_jobs.records import RejectedItem, TokenizedItem, WorkUnit
+from tokenizer_jobs.report import publish_card
 from tokenizer_jobs.results import OutputSummary, summary_fields
 from tokenizer_jobs.schema import reject_schema, row_schema
 from tokenizer_jobs.shards import ShardWriter, write_rejects
-from tokenizer_jobs.sources import public_source
+from tokenizer_jobs.sources import is_stripped, public_source
 from tokenizer_jobs.storage import Storage
 from tokenizer_jobs.sweeping import sweep_orphans
 
@@ -150,12 +151,13 @@ class _Import:
             self._import(self._plan(compared.new, listed.user_schema, form, num_changed=len(compared.changed)))
         self._still_ours()
         generations = list_generations(self.storage)
-        publish_snapshot(
+        snapshot = publish_snapshot(
             self.storage,
             recipe_id=self.recipe.recipe_id,
             commits=self.ledger.commits(*generations),
             receipts=self.ledger.receipts,
         )
+        publish_card(self.storage, snapshot)
         commits = self.ledger.commits(*generations, with_pending=True)
         sweep_orphans(self.storage, commits=commits, still_ours=self._still_ours)
         return len(compared.changed)
@@ -206,6 +208,7 @@ class _Import:
             generation=generation,
             recipe_id=self.recipe.recipe_id,
             selection={**selection.model_dump(mode="json"), "source": public_source(selection.source)},
+            is_source_stripped=is_stripped(selection.source),
             base_snapshot=None if newest is None else newest.number,
             skipped=dict(self.files.skipped),
             num_changed=num_changed,

@@ -1,6 +1,7 @@
 """Plans: items cut into work units, stored with what is needed to account for every one of them."""
 
 from tokenizer_jobs.planning.comparison import Comparison, KnownItems, compare_with_known, duplicate_ids
+from tokenizer_jobs.planning.open_units import OpenUnits
 from tokenizer_jobs.planning.selecting import Selected, select_items, select_new
 from tokenizer_jobs.planning.stored import (
     PlanFacts,
@@ -21,6 +22,7 @@ from tokenizer_jobs.planning.units import plan_units, read_together
 __all__ = [
     "Comparison",
     "KnownItems",
+    "OpenUnits",
     "PlanFacts",
     "PlanSummary",
     "Selected",

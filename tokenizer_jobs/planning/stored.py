@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
+from itertools import groupby, takewhile
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -73,6 +73,8 @@ class PlanFacts(BaseModel):
     """Known items that the source holds no more."""
     decoder_versions: dict[str, str] = Field(default_factory=dict)
     """Decoders and resamplers with their versions; resuming the generation under others is refused."""
+    is_source_stripped: bool = False
+    """Whether the job's source had passwords or query strings, which `selection` is without; left out where not."""
     file_metadata: dict[str, str] = Field(default_factory=dict)
     """Metadata of every file of the generation: kept here, so that files of a resumed run have the same."""
 
@@ -141,8 +143,9 @@ def write_plan(
         summary = summary.model_copy(update={"sha256": _publish_parquet(storage, staged, facts.generation)})
     finally:
         staged.unlink(missing_ok=True)
-    # A field that is null is left out, so that earlier versions read what has the plain name.
-    content = summary.model_dump_json(indent=1, exclude={"sha256"} if summary.sha256 is None else None)
+    # A field that says nothing is left out, so that earlier versions read the plan.
+    blank = {name for name in ("sha256", "is_source_stripped") if not getattr(summary, name)}
+    content = summary.model_dump_json(indent=1, exclude=blank)
     if not storage.put_if_absent(_json_path(facts.generation), content.encode()):
         raise _already_planned(facts.generation)
     return summary
@@ -187,8 +190,13 @@ def read_plan_summary(storage: Storage, generation: int) -> PlanSummary:
         raise IntegrityError(f"{path} is no plan summary of this version: {error}") from error
 
 
-def read_units(storage: Storage, generation: int) -> Iterator[WorkUnit]:
+def read_units(storage: Storage, generation: int, *, after_index: int = -1) -> Iterator[WorkUnit]:
     """Read a generation's units in order, holding one row group at a time.
+
+    Args:
+        storage: The output.
+        generation: Which one.
+        after_index: Only units of higher indices; row groups without any are not read.
 
     Raises:
         FileNotFoundError: the generation is not planned.
@@ -196,14 +204,19 @@ def read_units(storage: Storage, generation: int) -> Iterator[WorkUnit]:
     """
     summary = read_plan_summary(storage, generation)
     with _open_plan(storage, summary) as parquet:
-        num_items = 0
-        for table in read_row_groups(parquet):
-            num_items += table.num_rows
-            yield from _units_of(table, generation)
-        if num_items != summary.num_items:
+        if parquet.metadata.num_rows != summary.num_items:
             raise IntegrityError(
-                f"{_parquet_path(generation)} holds {num_items} items, its summary says {summary.num_items}"
+                f"{_parquet_path(generation)} holds {parquet.metadata.num_rows} items, its summary says "
+                f"{summary.num_items}"
             )
+        for table in read_row_groups(parquet, first=_num_groups_until(parquet, after_index)):
+            yield from (unit for unit in _units_of(table, generation) if unit.index > after_index)
+
+
+def _num_groups_until(parquet: pq.ParquetFile, index: int) -> int:
+    """Row groups at the beginning that hold no unit after this one."""
+    groups = (parquet.metadata.row_group(group).column(0).statistics for group in range(parquet.num_row_groups))
+    return sum(1 for _ in takewhile(lambda facts: index >= 0 and facts.max <= index, groups))
 
 
 def read_item_ids(storage: Storage, generation: int) -> Iterator[tuple[str, list[str]]]:

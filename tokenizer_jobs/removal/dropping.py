@@ -14,6 +14,7 @@ from tokenizer_jobs.planning import list_generations, read_plan_summary, read_us
 from tokenizer_jobs.receipts import Receipts, read_receipts, read_removed, receipt_path
 from tokenizer_jobs.recipe import read_recipe
 from tokenizer_jobs.removal.removing import MatchingRows, NamedItems, UnitRemoval, find_removals, remove
+from tokenizer_jobs.report import publish_card
 from tokenizer_jobs.results import DropResult
 from tokenizer_jobs.row_filter import RowFilter
 from tokenizer_jobs.schema import row_schema
@@ -93,7 +94,7 @@ def _drop(
         # Killed before these: the newest snapshot still lists the old files, which are still there. The next run, or
         # the same drop again, goes on from here.
         if newest is not None:
-            publish_snapshot(storage, recipe_id=recipe_id)
+            publish_card(storage, publish_snapshot(storage, recipe_id=recipe_id))
         sweep_orphans(storage, still_ours=partial(_check_lease, lease, storage))
     newest = newest_snapshot(storage)
     num_rejects = sum(removal.removed.column("codes_sha256").null_count for removal in removals)

@@ -313,10 +313,9 @@ def _count(left: _Left, storage: Storage, path: str, *, is_shard: bool, recipe_i
 
 def _publish(storage: Storage, staged: StagedFile) -> CommittedFile:
     try:
-        file = publish_by_hash(storage, staged)
+        return CommittedFile.of(publish_by_hash(storage, staged))
     finally:
         staged.staged.unlink(missing_ok=True)
-    return CommittedFile(path=file.path, rows=file.rows, size_bytes=file.size_bytes, sha256=file.sha256)
 
 
 def _check_digest(removal: UnitRemoval, *, left: Digest, recipe_id: str) -> None:

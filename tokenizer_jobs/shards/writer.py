@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from tokenizer_jobs.digest import Digest
 from tokenizer_jobs.errors import IntegrityError, Stage
 from tokenizer_jobs.recipe import METADATA_KEY
-from tokenizer_jobs.records import RejectedItem, ShardFile, TokenizedItem, WorkUnit
+from tokenizer_jobs.records import RejectedItem, RowGroups, ShardFile, TokenizedItem, WorkUnit
 from tokenizer_jobs.schema import CODES_LEAF
 from tokenizer_jobs.shards.columns import reject_batch, row_batch
 from tokenizer_jobs.storage import Storage, local_write_faults
@@ -225,6 +225,8 @@ class TableFile:
         self._format = shard_format
         self._staged: Path | None = None
         self._writer: Any = None
+        self._group_rows: list[int] = []
+        self._group_shortest: list[int] = []
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Write one row group or record batch."""
@@ -236,6 +238,9 @@ class TableFile:
                 self._writer.write_batch(batch, row_group_size=batch.num_rows)
             else:
                 self._writer.write_batch(batch)
+        self._group_rows.append(batch.num_rows)
+        if "num_frames" in batch.schema.names:
+            self._group_shortest.append(int(batch.column("num_frames").to_numpy().min()))
 
     def close(self, *, num_rows: int) -> StagedFile | None:
         """Finish and check the file; None when nothing was written."""
@@ -244,11 +249,18 @@ class TableFile:
         with local_write_faults(f"staging for {self._path}"):
             self._writer.close()
         check = _check_parquet if self._format == "parquet" else _check_arrow
-        check(self._staged, schema=self._schema, num_rows=num_rows)
+        check(self._staged, schema=self._schema, group_rows=self._group_rows, num_rows=num_rows)
         with self._staged.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         size_bytes = self._staged.stat().st_size
-        target = ShardFile(path=self._path, rows=num_rows, size_bytes=size_bytes, sha256=sha256)
+        groups = RowGroups(rows=tuple(self._group_rows), shortest_frames=tuple(self._group_shortest))
+        target = ShardFile(
+            path=self._path,
+            rows=num_rows,
+            size_bytes=size_bytes,
+            sha256=sha256,
+            row_groups=groups if self._group_shortest else None,
+        )
         done = StagedFile(staged=self._staged, target=target)
         self._staged = self._writer = None
         return done
@@ -286,10 +298,12 @@ def _open_writer(staged: Path, *, schema: pa.Schema, shard_format: ShardFormat) 
 _UNIQUE = frozenset({"id", "codes_sha256", "message"})
 
 
-def _check_parquet(staged: Path, *, schema: pa.Schema, num_rows: int) -> None:
+def _check_parquet(staged: Path, *, schema: pa.Schema, group_rows: Sequence[int], num_rows: int) -> None:
     with pq.ParquetFile(staged) as file:
         footer = file.metadata
-        _check_table(staged, schema=schema, found=file.schema_arrow, num_rows=num_rows, found_rows=footer.num_rows)
+        found = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+        _check_rows(staged, group_rows=group_rows, found=found, num_rows=num_rows)
+        _check_schema(staged, schema=schema, found=file.schema_arrow)
         for group in range(footer.num_row_groups):
             for column in map(footer.row_group(group).column, range(footer.num_columns)):
                 # Values beyond the levels: a row group of empty lists has no dictionary.
@@ -297,15 +311,21 @@ def _check_parquet(staged: Path, *, schema: pa.Schema, num_rows: int) -> None:
                     raise IntegrityError(f"{staged}: codes are encoded as {column.encodings}, expected RLE_DICTIONARY")
 
 
-def _check_arrow(staged: Path, *, schema: pa.Schema, num_rows: int) -> None:
+def _check_arrow(staged: Path, *, schema: pa.Schema, group_rows: Sequence[int], num_rows: int) -> None:
     with pa.ipc.open_file(str(staged)) as file:
-        found_rows = sum(file.get_batch(number).num_rows for number in range(file.num_record_batches))
-        _check_table(staged, schema=schema, found=file.schema, num_rows=num_rows, found_rows=found_rows)
+        found = [file.get_batch(number).num_rows for number in range(file.num_record_batches)]
+        _check_rows(staged, group_rows=group_rows, found=found, num_rows=num_rows)
+        _check_schema(staged, schema=schema, found=file.schema)
 
 
-def _check_table(staged: Path, *, schema: pa.Schema, found: pa.Schema, num_rows: int, found_rows: int) -> None:
-    if found_rows != num_rows:
-        raise IntegrityError(f"{staged} holds {found_rows} rows where {num_rows} were written; check the disk")
+def _check_rows(staged: Path, *, group_rows: Sequence[int], found: Sequence[int], num_rows: int) -> None:
+    if sum(found) != num_rows:
+        raise IntegrityError(f"{staged} holds {sum(found)} rows where {num_rows} were written; check the disk")
+    if [*found] != [*group_rows]:
+        raise IntegrityError(f"{staged} has row groups of {found} rows where {group_rows} were written; check the disk")
+
+
+def _check_schema(staged: Path, *, schema: pa.Schema, found: pa.Schema) -> None:
     # Parquet calls the elements of a list "element" where Arrow calls them "item"; plain equality overlooks that.
     if not found.equals(schema) or found.metadata != schema.metadata:
         raise IntegrityError(f"{staged} has another schema or metadata than was written; check the disk")

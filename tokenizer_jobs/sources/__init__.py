@@ -12,13 +12,15 @@ from tokenizer_jobs.source_config import (
     TarSource,
 )
 from tokenizer_jobs.sources.header import HeaderFacts, probe
-from tokenizer_jobs.sources.listing import Listing, Source
-from tokenizer_jobs.sources.locations import lives_in_memory, local_locations, public_source
+from tokenizer_jobs.sources.listing import Listing, Source, list_names
+from tokenizer_jobs.sources.locations import is_stripped, lives_in_memory, local_locations, public_source
 
 __all__ = [
     "HeaderFacts",
     "Listing",
     "Source",
+    "is_stripped",
+    "list_names",
     "lives_in_memory",
     "local_locations",
     "make_source",

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from typing import IO
 
@@ -15,7 +16,7 @@ from tokenizer_jobs.item_table import BATCH_ITEMS, ItemTable
 from tokenizer_jobs.records import Item
 from tokenizer_jobs.source_config import FilesSource
 from tokenizer_jobs.sources.header import AUDIO_EXTENSIONS, HeaderFacts, estimate_seconds, read_header
-from tokenizer_jobs.sources.listing import Listing
+from tokenizer_jobs.sources.listing import Listing, list_names
 from tokenizer_jobs.sources.opening import open_planned
 from tokenizer_jobs.sources.roots import (
     FileKind,
@@ -51,9 +52,22 @@ class AudioFiles:
 
     def list(self) -> Listing:
         """List every audio file under every path; see `Source.list`."""
+        names, estimated = list_names(self)
+        return replace(names, items=estimated(ItemTable.of(names.items)))
+
+    def list_names(self) -> Listing:
+        """As `list`, without a look into any file: no duration is known yet."""
         skipped: Counter[str] = Counter()
         table = ItemTable.sort(_in_batches(self._rows(skipped)), schema=item_schema())
-        return Listing(items=table.with_seconds(_estimates(table)), skipped=dict(skipped))
+        return Listing(items=table, skipped=dict(skipped))
+
+    def estimate(self, items: ItemTable) -> npt.NDArray[np.float64]:
+        """Seconds of each item `[len(items)]`: by its header; by its bytes where that costs a request.
+
+        Of many files every n-th header is read, and the others are taken to need as many bytes a second as those of
+        their extension do. The table is in plan order, so the choice does not depend on the order of the listing.
+        """
+        return _estimates(items)
 
     def _rows(self, skipped: Counter[str]) -> Iterator[_Row]:
         found = find_files(self.config.paths, kind=_AUDIO, pattern=self.config.pattern, skipped=skipped)
@@ -78,11 +92,6 @@ def _in_batches(rows: Iterator[_Row]) -> Iterator[pa.RecordBatch]:
 
 
 def _estimates(table: ItemTable) -> npt.NDArray[np.float64]:
-    """Seconds of each item: by its header; by its bytes where that would cost a request, or with many files.
-
-    Of many files every n-th header is read, and the others are taken to need as many bytes a second as those of
-    their extension do. The table is in plan order, so the choice does not depend on the order of the listing.
-    """
     headers = _read_headers(table)
     seconds, num_bytes = defaultdict[str, float](float), Counter[str]()
     for uri, size, header in headers.values():
@@ -107,7 +116,7 @@ def _estimates(table: ItemTable) -> npt.NDArray[np.float64]:
 def _read_headers(table: ItemTable) -> dict[int, tuple[str, int | None, HeaderFacts | None]]:
     """URI, size and header of local files, by their place in the table; of many files some, evenly chosen."""
     # A file on another machine costs a request for its header; its size tells enough.
-    step = -(-len(table) // MOST_HEADERS)
+    step = max(1, -(-len(table) // MOST_HEADERS))
     chosen, place = dict[int, tuple[str, int | None]](), 0
     for batch in table.batches(["source_uri", "source_size"]):
         for row in range(-place % step, batch.num_rows, step):

@@ -1,14 +1,19 @@
 """What every source offers: a listing of its items, and the bytes of each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Protocol
+from typing import IO, TYPE_CHECKING, Protocol, runtime_checkable
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from tokenizer_jobs.records import Item
 
-__all__ = ["Listing", "Source"]
+if TYPE_CHECKING:  # a worker needs no tables
+    from tokenizer_jobs.item_table import ItemTable
+
+__all__ = ["Listing", "Source", "list_names"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,3 +55,26 @@ class Source(Protocol):
             OSError: it is gone, forbidden or unreadable.
             TransientError: the storage failed.
         """
+
+
+@runtime_checkable
+class _NamesFirst(Protocol):
+    """A source that can list its items without a look into any of them."""
+
+    def list_names(self) -> Listing:
+        """As `Source.list`, with durations that are not known yet."""
+
+    def estimate(self, items: "ItemTable") -> npt.NDArray[np.float64]:
+        """Seconds of each of some items `[len(items)]`."""
+
+
+def list_names(source: Source) -> tuple[Listing, "Callable[[ItemTable], ItemTable]"]:
+    """List a source, and say how items get their durations: those that are known need no look into their files.
+
+    Raises:
+        ConfigError, TransientError: as `Source.list`.
+    """
+    if not isinstance(source, _NamesFirst):
+        return source.list(), lambda items: items
+    names_first = source
+    return source.list_names(), lambda items: items.with_seconds(names_first.estimate(items))

@@ -13,7 +13,7 @@ from tokenizer_jobs.source_config import (
 from tokenizer_jobs.sources.archives.braces import expand_braces
 from tokenizer_jobs.storage import is_url, local_path, public_uri
 
-__all__ = ["lives_in_memory", "local_locations", "public_source"]
+__all__ = ["is_stripped", "lives_in_memory", "local_locations", "public_source"]
 
 
 def local_locations(source: SourceConfig) -> tuple[str, ...]:
@@ -36,6 +36,11 @@ def public_source(source: SourceConfig) -> dict[str, Any]:
         elif isinstance(value, str):
             content[key] = _public(value)
     return content
+
+
+def is_stripped(source: SourceConfig) -> bool:
+    """Whether `public_source` leaves out something of a source's locations."""
+    return public_source(source) != source.model_dump(mode="json")
 
 
 def _public(location: str) -> str:

@@ -1,6 +1,6 @@
 """The only room that knows where bytes live: local folders by calls of the operating system, the rest by fsspec."""
 
-from tokenizer_jobs.storage.faults import local_write_faults
+from tokenizer_jobs.storage.faults import CredentialsError, local_write_faults
 from tokenizer_jobs.storage.inputs import SkippedEntry, SourceFile, list_source_files, open_source, stat_source
 from tokenizer_jobs.storage.numbering import listed_numbers, numbers_in
 from tokenizer_jobs.storage.outputs import STAGING_FOLDER, Storage, StoredFile, staged_by_the_dead, staging_name
@@ -8,6 +8,7 @@ from tokenizer_jobs.storage.urls import is_url, local_path, public_uri
 
 __all__ = [
     "STAGING_FOLDER",
+    "CredentialsError",
     "SkippedEntry",
     "SourceFile",
     "Storage",

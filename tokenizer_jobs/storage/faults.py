@@ -11,6 +11,7 @@ from tokenizer_jobs.errors import ConfigError, TokenizerJobsError, TransientErro
 from tokenizer_jobs.storage.urls import public_uri
 
 __all__ = [
+    "CredentialsError",
     "local_faults",
     "local_read_faults",
     "local_write_faults",
@@ -36,8 +37,20 @@ _PROMISED = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryEr
 _URL = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]+://[^\s'"<>]+""")
 _QUERY = re.compile(r"""\?[\w.~%-]+=[^\s'"<>]*""")
 _WEB = re.compile(r"(^|::)https?://")
+_NO_CREDENTIALS = frozenset(
+    {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "DefaultCredentialsError"}
+)
+"""Names of the errors of botocore and google.auth; to import either for them would cost a second."""
 _GONE = frozenset({404, 410})
 _FORBIDDEN = frozenset({401, 403})
+
+
+class CredentialsError(TransientError):
+    """This machine has no credentials for a store.
+
+    In the midst of work a service that gives them may be slow to answer, so it is worth another try; a machine that
+    begins without them has none.
+    """
 
 
 def without_secrets(text: str) -> str:
@@ -121,7 +134,8 @@ def remote_faults(where: str) -> Iterator[None]:
         cause = shown_cause(error)
         if not isinstance(known, _PROMISED):
             kind, text = type(known).__name__, without_secrets(str(known))
-            raise TransientError(f"{where}: {kind}: {text}") from cause
+            fault = CredentialsError if kind in _NO_CREDENTIALS else TransientError
+            raise fault(f"{where}: {kind}: {text}") from cause
         if known is error and cause is not None:
             raise
         raise _public_os_error(known) from cause

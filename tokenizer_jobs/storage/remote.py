@@ -2,6 +2,7 @@
 
 import datetime
 import hashlib
+import io
 import os
 import posixpath
 import tempfile
@@ -12,11 +13,19 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from tokenizer_jobs.errors import ConfigError, TransientError
+from tokenizer_jobs.liveness import Owner
 from tokenizer_jobs.storage.faults import remote_faults
-from tokenizer_jobs.storage.outputs import STAGING_FOLDER, Storage, StoredFile, checked_parts, staging_name
+from tokenizer_jobs.storage.outputs import (
+    STAGING_FOLDER,
+    Storage,
+    StoredFile,
+    checked_parts,
+    staged_by_the_dead,
+    staging_name,
+)
 from tokenizer_jobs.storage.systems import (
     creates_exclusively,
     file_system,
@@ -80,7 +89,7 @@ class RemoteStorage(Storage):
         """Open a file for reading and seeking; blocks are fetched as they are read."""
         with remote_faults(self._where(path)):
             file: IO[bytes] = self._system().open(self._at(path), "rb")
-            return file
+        return cast(IO[bytes], _OpenedFile(file, self._where(path)))
 
     def exists(self, path: str) -> bool:
         """Whether a file is there, asked of the storage and not of a cache."""
@@ -142,6 +151,7 @@ class RemoteStorage(Storage):
         """A fresh path in a temporary folder of this machine."""
         folder = Path(tempfile.gettempdir()) / f"tokenizer-jobs-staging-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True)
+        _sweep_staged(folder, os.getpid())
         return folder / staging_name(suffix)
 
     def publish(self, staged: Path, path: str) -> None:
@@ -231,6 +241,51 @@ class RemoteStorage(Storage):
 
     def _where(self, path: str) -> str:
         return f"{self.name.rstrip('/')}/{path}"
+
+
+class _OpenedFile(io.RawIOBase):
+    """A file of a store, open for reading; what fails while it is read is classified as what fails at the opening."""
+
+    def __init__(self, file: IO[bytes], where: str) -> None:
+        super().__init__()
+        self._file = file
+        self._where = where
+
+    def read(self, size: int = -1) -> bytes:
+        with remote_faults(self._where):
+            return self._file.read(size)
+
+    def readinto(self, buffer: Any) -> int:
+        with remote_faults(self._where):
+            return int(self._file.readinto(buffer))  # type: ignore[attr-defined]  # fsspec's files have it
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+@lru_cache(maxsize=1)
+def _sweep_staged(folder: Path, _pid: int) -> None:
+    """Remove what processes of this machine left staged that are gone; once in a process.
+
+    No run sweeps the temporary folders of other machines: encoders that were killed would fill a node's disk.
+    """
+    here = Owner.current()
+    for staged in folder.iterdir():
+        if staged_by_the_dead(staged.name, here=here):
+            staged.unlink(missing_ok=True)
 
 
 @lru_cache(maxsize=64)

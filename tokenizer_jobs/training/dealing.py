@@ -141,9 +141,11 @@ class DealtDataset(IterableDataset[Sample]):
         return self._merged(_by_consumer(laid_out))
 
     def _merged(self, states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        first, last = (choose(state["epoch"] for state in states) for choose in (min, max))
+        first = min(state["epoch"] for state in states)
+        # Epochs that consumers before these had gone into ahead of others, these may not have come to yet.
+        begun = {*range(first, max(state["epoch"] for state in states) + 1), *map(int, states[0]["left"])}
         left = dict[str, Any]()
-        for epoch in range(first, last + 1):
+        for epoch in sorted(epoch for epoch in begun if epoch >= first):
             num_samples = self.num_samples(epoch)
             before = _left_of(states[0], epoch)
             num_left = before.num_of(num_samples)

@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import acero
 
-from tokenizer_jobs.catalog import SnapshotFacts, read_snapshot
+from tokenizer_jobs.catalog import Snapshot, SnapshotFacts, SnapshotShard, read_snapshot
 from tokenizer_jobs.errors import ConfigError, IntegrityError
 from tokenizer_jobs.recipe import METADATA_KEY
+from tokenizer_jobs.records import RowGroups
 from tokenizer_jobs.row_filter import RowFilter
 from tokenizer_jobs.storage import Storage
-from tokenizer_jobs.training.reading import GroupPlace, read_columns, read_footer
+from tokenizer_jobs.training.reading import Footer, GroupPlace, read_columns, read_footer
 
 __all__ = ["ChosenRows", "OpenedSnapshot", "choose_rows", "open_snapshot"]
 
@@ -50,6 +51,20 @@ class OpenedSnapshot:
         """Where a row group is."""
         return GroupPlace(path=self.paths[self.group_paths[group]], number=int(self.group_numbers[group]))
 
+    def check_rows(self, group: int, num_rows: int) -> None:
+        """Make sure that a row group has as many rows as it is said to have.
+
+        Raises:
+            IntegrityError: it has others.
+        """
+        expected = int(self.group_starts[group + 1] - self.group_starts[group])
+        if num_rows != expected:
+            place = self.place(group)
+            raise IntegrityError(
+                f"{place.path} has {num_rows} rows in row group {place.number}, its snapshot says {expected}; run "
+                "`verify`"
+            )
+
     @property
     def num_groups(self) -> int:
         """G."""
@@ -74,7 +89,10 @@ class ChosenRows:
 
 
 def open_snapshot(output: str, *, number: int | None) -> OpenedSnapshot:
-    """Read a snapshot and the footers of its shards.
+    """Read a snapshot, and the footer of its first shard for the columns.
+
+    Row groups are in the snapshot. Of shards whose commit does not say (those of earlier versions) every footer is
+    read, 32 at once where the output is far away: minutes for a million of them.
 
     Raises:
         ConfigError: there is no such output or snapshot, or it has no rows.
@@ -85,31 +103,43 @@ def open_snapshot(output: str, *, number: int | None) -> OpenedSnapshot:
     paths = tuple(shard.path for shard in snapshot.shards)
     if not paths:
         raise ConfigError(f"snapshot {snapshot.number} of {storage.name!r} has no rows; tokenize audio into it first")
-    footers = list(_on_many(lambda path: read_footer(storage, path), paths, storage=storage))
-    for shard, footer in zip(snapshot.shards, footers, strict=True):
-        if sum(footer.group_rows) != shard.rows:
-            raise IntegrityError(
-                f"{shard.path} has {sum(footer.group_rows)} rows, its snapshot says {shard.rows}; run `verify`"
-            )
-    group_rows = [rows for footer in footers for rows in footer.group_rows]
-    schema = footers[0].schema
+    footers = _read_footers(storage, snapshot)
+    groups = [_groups_of(shard, footers) for shard in snapshot.shards]
+    group_rows = [rows for each in groups for rows in each.rows]
+    schema = footers[paths[0]].schema
     return OpenedSnapshot(
         url=storage.url,
         facts=snapshot.facts,
         paths=paths,
         recorded=json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}")),
         schema=schema.remove_metadata(),
-        group_paths=np.repeat(np.arange(len(paths), dtype=np.int32), [len(footer.group_rows) for footer in footers]),
-        group_numbers=np.array([group for footer in footers for group in range(len(footer.group_rows))], np.int32),
+        group_paths=np.repeat(np.arange(len(paths), dtype=np.int32), [len(each.rows) for each in groups]),
+        group_numbers=np.array([number for each in groups for number in range(len(each.rows))], np.int32),
         group_starts=np.concatenate([[0], np.cumsum(group_rows)]).astype(np.int64),
-        group_shortest=np.array([frames for footer in footers for frames in footer.group_shortest], np.int32),
+        group_shortest=np.array([frames for each in groups for frames in each.shortest_frames], np.int32),
     )
+
+
+def _read_footers(storage: Storage, snapshot: Snapshot) -> dict[str, Footer]:
+    """Footers by path: of the first shard, and of those whose row groups the snapshot does not tell."""
+    wanted = [shard.path for index, shard in enumerate(snapshot.shards) if index == 0 or shard.row_groups is None]
+    read = _on_many(lambda path: read_footer(storage, path), wanted, storage=storage)
+    return dict(zip(wanted, read, strict=True))
+
+
+def _groups_of(shard: SnapshotShard, footers: Mapping[str, Footer]) -> RowGroups:
+    groups = footers[shard.path].row_groups if shard.row_groups is None else shard.row_groups
+    if sum(groups.rows) != shard.rows:
+        raise IntegrityError(f"{shard.path} has {sum(groups.rows)} rows, its snapshot says {shard.rows}; run `verify`")
+    return groups
 
 
 def choose_rows(
     opened: OpenedSnapshot, *, where: str | pc.Expression | None, min_frames: int, with_frames: bool
 ) -> ChosenRows:
-    """Choose rows by their columns; the codes are not read, and where footers suffice, nothing is.
+    """Choose rows by their columns; the codes are not read, and nothing is of row groups without short rows.
+
+    A condition, and lengths that are wanted, are read from columns of every row group.
 
     Args:
         opened: The snapshot.
@@ -127,7 +157,11 @@ def choose_rows(
     storage = Storage.at(opened.url)
 
     def chosen(group: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        if where is None and not with_frames and opened.group_shortest[group] >= min_frames:
+            count = int(opened.group_starts[group + 1] - opened.group_starts[group])
+            return np.arange(count, dtype=np.int32), np.empty(0, np.int32)
         table = read_columns(storage, opened.place(group), columns=names)
+        opened.check_rows(group, table.num_rows)
         num_frames = table.column("num_frames").to_numpy()
         places = np.flatnonzero(mask(table) & (num_frames >= min_frames))
         return places.astype(np.int32), num_frames[places].astype(np.int32)

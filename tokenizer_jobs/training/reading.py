@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from tokenizer_jobs.errors import IntegrityError
 from tokenizer_jobs.parquet import open_parquet
+from tokenizer_jobs.records import RowGroups
 from tokenizer_jobs.storage import Storage
 
 __all__ = ["Footer", "GroupPlace", "RowGroup", "read_columns", "read_footer", "read_group"]
@@ -36,9 +37,7 @@ class Footer:
 
     schema: pa.Schema
     """With its metadata."""
-    group_rows: tuple[int, ...]
-    group_shortest: tuple[int, ...]
-    """No row of the group has fewer frames; 0: not known."""
+    row_groups: RowGroups
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,19 +71,15 @@ def read_footer(storage: Storage, path: str) -> Footer:
     with _opened(storage, path) as file:
         if isinstance(file, pq.ParquetFile):
             groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
-            return Footer(
-                schema=file.schema_arrow,
-                group_rows=tuple(group.num_rows for group in groups),
-                group_shortest=tuple(map(_shortest, groups)),
-            )
+            rows = tuple(group.num_rows for group in groups)
+            shortest = tuple(map(_shortest, groups))
+            return Footer(schema=file.schema_arrow, row_groups=RowGroups(rows=rows, shortest_frames=shortest))
         schema = file.schema
     with _opened(storage, path, columns=[schema.get_field_index("num_frames")]) as file:
         batches = [file.get_batch(number) for number in range(file.num_record_batches)]
-        return Footer(
-            schema=schema,
-            group_rows=tuple(batch.num_rows for batch in batches),
-            group_shortest=tuple(int(batch.column(0).to_numpy().min(initial=0x7FFFFFFF)) for batch in batches),
-        )
+        rows = tuple(batch.num_rows for batch in batches)
+        shortest = tuple(int(batch.column(0).to_numpy().min(initial=0x7FFFFFFF)) for batch in batches)
+        return Footer(schema=schema, row_groups=RowGroups(rows=rows, shortest_frames=shortest))
 
 
 def read_columns(storage: Storage, place: GroupPlace, *, columns: Sequence[str]) -> pa.Table:

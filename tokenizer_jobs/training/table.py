@@ -105,6 +105,7 @@ class TokenTable(Dataset[dict[str, Any]]):
         if group is None:
             columns = [name for name in self._columns if name != "codes"]
             group = read_group(Storage.at(self._opened.url), self._opened.place(number), columns=columns)
+            self._opened.check_rows(number, group.num_frames.size)
             self._groups[number] = group
             if len(self._groups) > _KEPT_GROUPS:
                 self._groups.popitem(last=False)

@@ -136,6 +136,7 @@ class WindowReader:
     def _read(self, group: int) -> RowGroup:
         place = self._source.opened.place(group)
         read = read_group(self._storage, place, columns=self._source.columns)
+        self._source.opened.check_rows(group, read.num_frames.size)
         fewest = int(read.num_codebooks.min(initial=self._source.pieces.num_codebooks))
         if fewest < self._source.pieces.num_codebooks:
             raise IntegrityError(

@@ -10,6 +10,7 @@ import pyarrow as pa
 from tokenizer_jobs.commit_records import Commit, CommittedFile
 from tokenizer_jobs.digest import Digest
 from tokenizer_jobs.errors import IntegrityError, Stage
+from tokenizer_jobs.records import RowGroups
 from tokenizer_jobs.row_checks import CheckedRow, file_facts
 from tokenizer_jobs.schema import REJECT_COLUMNS, ROW_COLUMNS
 from tokenizer_jobs.shards import CODES_FOLDER, codes_arrays, read_batches, read_schema
@@ -75,9 +76,12 @@ class FileChecks:
         """Check every row of a shard against its own facts, the file's metadata and the commit."""
         facts = file_facts(read_schema(self.storage, file.path))
         digest, num_rows, num_frames = Digest(), 0, 0
+        group_rows, shortest_frames = list[int](), list[int]()
         columns = ["id", "codes", "num_frames", "num_codebooks", "window_frames", "codes_sha256"]
         for batch in read_batches(self.storage, file.path, columns=columns):
             values = {name: batch.column(name).to_pylist() for name in columns if name != "codes"}
+            group_rows.append(batch.num_rows)
+            shortest_frames.append(min(values["num_frames"]))
             for place, codes in enumerate(codes_arrays(batch.column("codes"))):
                 row = CheckedRow(
                     id=values["id"][place],
@@ -92,7 +96,12 @@ class FileChecks:
                 digest.add_row(row.id, codes_sha256=row.codes_sha256, recipe_id=self.recipe_id)
                 num_rows, num_frames = num_rows + 1, num_frames + codes.shape[1]
         stored, said = (num_rows, num_frames, digest.hex), (file.rows, commit.num_frames, commit.digest)
-        return None if stored == said else f" has rows, frames and digest {stored}, its commit says {said}"
+        if stored != said:
+            return f" has rows, frames and digest {stored}, its commit says {said}"
+        groups = RowGroups(rows=tuple(group_rows), shortest_frames=tuple(shortest_frames))
+        if file.row_groups is not None and file.row_groups != groups:
+            return f" has row groups {groups}, its commit says {file.row_groups}"
+        return None
 
     def _wrong_reasons(self, commit: Commit, file: CommittedFile) -> str | None:
         """Count the rejects by reason and stage against the commit, which status and snapshots count from."""

@@ -136,6 +136,8 @@ class _Check:
     """Of the files that are stored; None until they are listed."""
     seen_in: dict[str, str] = field(default_factory=dict)
     """The file that has an id, over all live files."""
+    num_generations: int = 0
+    """Planned, or with commits."""
     num_open: int = 0
     """Planned units without a commit."""
     blamed: set[str] = field(default_factory=set)
@@ -156,7 +158,9 @@ class _Check:
         return found or list(self._unfinished()) or list(self._newest())
 
     def _unfinished(self) -> Iterator[str]:
-        if self.num_open:
+        if self.num_generations == 0:
+            yield "nothing is planned yet, so that there is nothing to check; run the job (`plan` shows what it finds)"
+        elif self.num_open:
             yield f"{self.num_open} of {self.num_planned} planned units have no commit; run the job again"
         elif self.pending:
             yield (
@@ -167,7 +171,9 @@ class _Check:
     def _parts(self) -> Iterator[str]:
         for folder in (CODES_FOLDER, REJECTS_FOLDER):
             self.stored |= {file.path: file.size_bytes for file in self.storage.list(folder)}
-        for generation in sorted({*list_generations(self.storage), *self._generations_of_files()}):
+        generations = sorted({*list_generations(self.storage), *self._generations_of_files()})
+        self.num_generations = len(generations)
+        for generation in generations:
             yield from self._generation(generation)
 
     @property
@@ -322,8 +328,11 @@ class _Check:
             return
         snapshot = self.newest
         commits = self.commits.values()
-        listed = {} if snapshot is None else {shard.path: (shard.sha256, shard.digest) for shard in snapshot.shards}
-        committed = {file.path: (file.sha256, commit.digest) for commit in commits for file in commit.shards}
+        shards = () if snapshot is None else snapshot.shards
+        listed = {shard.path: (shard.sha256, shard.digest, shard.row_groups) for shard in shards}
+        committed = {
+            file.path: (file.sha256, commit.digest, file.row_groups) for commit in commits for file in commit.shards
+        }
         wrong = sorted(path for path in committed if listed.get(path) != committed[path])
         if snapshot is None:
             yield f"no snapshot lists the {len(committed)} committed shards; run again to publish one"
