@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -20,18 +21,30 @@ import yaml
 from tests.tokenizer_jobs.head_node import HeadNode, head_node
 from tokenizer_jobs.config import JobConfig
 from tokenizer_jobs.job import run
+from tokenizer_jobs.status import read_status
 
-SLOW_CLIPS = '''
-"""The demo clips, on storage that takes its time: there is time to stop a job."""
+HELD_CLIPS = '''
+"""Some demo clips, on storage that gives only the first of them while it is shut: there is time to stop a job."""
 
 import time
+from pathlib import Path
 
 from tokenizer_jobs.sources.demo import DemoClips
+from tokenizer_jobs.sources.listing import Listing
 
 
-class SlowClips(DemoClips):
+class HeldClips(DemoClips):
+    def __init__(self, shut):
+        self._shut = Path(shut)
+
+    def list(self):
+        return Listing(items=super().list().items[:12], skipped={})
+
     def open(self, item):
-        time.sleep(0.25)
+        if self._shut.exists():
+            place = [one.id for one in self.list().items].index(item.id)
+            while self._shut.exists() and place >= int(self._shut.read_text()):
+                time.sleep(0.05)
         return super().open(item)
 '''
 
@@ -52,31 +65,43 @@ def head() -> Iterator[HeadNode]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's folder: a job file, and a source of their own beside it."""
     path = tmp_path_factory.mktemp("users")
-    (path / "slow_clips.py").write_text(SLOW_CLIPS)
+    (path / "held_clips.py").write_text(HELD_CLIPS)
     return path
 
 
 @pytest.fixture(scope="module")
 def digest(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Of the same clips, tokenized in one process that nobody stops."""
-    content = job(tmp_path_factory.mktemp("calm") / "out", executor="inline")
-    content["selection"]["source"] = {"kind": "demo"}
-    return run(JobConfig.parse(content, origin="test")).digest
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        content = job(folder, tmp_path_factory.mktemp("calm") / "out", executor="inline")
+        return run(JobConfig.parse(content, origin="test")).digest
 
 
-def job(output: Path, **runtime: Any) -> dict[str, Any]:
+def job(folder: Path, output: Path, **runtime: Any) -> dict[str, Any]:
     return {
         "output": str(output),
         "recipe": {"codec": {"model": "demo"}},
-        "selection": {"source": {"kind": "slow_clips:SlowClips"}, "shards": {"unit_minutes": 0.12}},
-        "runtime": {"device": "cpu", "decode_tasks": 1, "grace_seconds": 20, **runtime},
+        "selection": {
+            "source": {"kind": "held_clips:HeldClips", "shut": str(folder / "shut")},
+            "shards": {"unit_minutes": 0.05},
+        },
+        # Longer than the 3 s after which Ray kills a job that was not to be stopped in a way of its own.
+        "runtime": {"device": "cpu", "decode_tasks": 1, "grace_seconds": 5, **runtime},
     }
 
 
 def write_job(folder: Path, output: Path) -> Path:
     path = folder / "job.yaml"
-    path.write_text(yaml.safe_dump(job(output)))
+    path.write_text(yaml.safe_dump(job(folder, output)))
     return path
+
+
+def hold_after(folder: Path, num_clips: int) -> None:
+    """From now on clips beyond the first so many are not to be had."""
+    part = folder / "shut.part"
+    part.write_text(str(num_clips))
+    part.rename(folder / "shut")
 
 
 def call(head: HeadNode, *words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -139,67 +164,56 @@ def assert_half_done(found: dict[str, Any]) -> None:
     assert 0 < found["units_committed"] < found["units"]
 
 
-def test_ray_job_submit_stopped_and_submitted_again_gives_what_one_process_gives(
-    head: HeadNode, folder: Path, digest: str, tmp_path: Path
-) -> None:
-    output = tmp_path / "out"
-    write_job(folder, output)
-    at = ("--address", head.address)
-    environment = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "50"}})
-    submit = ("ray", "job", "submit", *at, "--working-dir", str(folder), "--runtime-env-json", environment)
-    command = ("--", "python", "-m", "tokenizer_jobs", "run", "job.yaml")
-
-    first = call(head, *submit, "--submission-id", "first", "--no-wait", *command, cwd=tmp_path)
-    assert first.returncode == 0, first.stderr
-    wait_until_some_is_committed(output)
-    running = status(head, output, cwd=tmp_path)
-    assert_half_done(running)
-    stopped = call(head, "ray", "job", "stop", *at, "first", cwd=tmp_path)
-    assert stopped.returncode == 0, stopped.stderr
-    log = call(head, "ray", "job", "logs", *at, "first", cwd=tmp_path).stdout
-    assert re.search(r"^stopped: \d+ of \d+ units committed; nothing is lost$", log, re.MULTILINE), log
-    assert_half_done(status(head, output, cwd=tmp_path))
-    assert not (output / "_lease.json").exists(), "a run that drained gives its lease back"
-
-    second = call(head, *submit, *command, cwd=tmp_path)
-    assert second.returncode == 0, second.stdout + second.stderr
-    done = status(head, output, cwd=tmp_path)
-    assert done["units_committed"] == done["units"]
-    assert done["digest"] == digest
+FOLLOW = """
+import sys
+from tokenizer_jobs.cluster.job_client import Jobs
+jobs = Jobs(sys.argv[1])
+jobs.connect()
+sys.exit(jobs.follow(sys.argv[2], write=sys.stdout.write).exit_code_here)
+"""
 
 
-def test_submit_follows_and_exits_as_the_job_does_however_it_is_stopped(
+def test_jobs_that_are_stopped_and_submitted_again_give_what_one_process_gives(
     head: HeadNode, folder: Path, digest: str, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
     submit = ("submit", str(write_job(folder, output)), "--address", head.address)
+    hold_after(folder, 4)
 
-    with followed(head, *submit, cwd=folder) as following:
-        (submission_id,) = re.findall(r"^submitted (tokenize-out-\S+)$", first_line(following), re.MULTILINE)
-        wait_until_some_is_committed(output)
-        stop = ("ray", "job", "stop", "--address", head.address, "--no-wait", submission_id)
-        assert call(head, *stop, cwd=tmp_path).returncode == 0
-        log = following.communicate()[0]
-    assert following.returncode == 75, log
+    # By Ray's own command, and stopped by it.
+    at = ("--address", head.address)
+    environment = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "50"}})
+    by_ray = ("ray", "job", "submit", *at, "--working-dir", str(folder), "--runtime-env-json", environment)
+    command = ("--", "python", "-m", "tokenizer_jobs", "run", "job.yaml")
+    first = call(head, *by_ray, "--submission-id", "first", "--no-wait", *command, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    wait_until_some_is_committed(output)
+    assert_half_done(status(head, output, cwd=tmp_path))
+    stopped = call(head, "ray", "job", "stop", *at, "--no-wait", "first", cwd=tmp_path)
+    assert stopped.returncode == 0, stopped.stderr
+    followed_end = call(head, sys.executable, "-c", FOLLOW, head.address, "first", cwd=tmp_path)
+    log = followed_end.stdout
+    assert followed_end.returncode == 75, log + followed_end.stderr
     assert re.search(r"^stopped: \d+ of \d+ units committed; nothing is lost$", log, re.MULTILINE), log
+    assert not (output / "_lease.json").exists(), "a run that drained gives its lease back"
+    assert_half_done(so_far := read_status(str(output)).model_dump())
 
-    # Ctrl-C lets go of the log, not of the job.
-    num_committed = status(head, output, cwd=tmp_path)["units_committed"]
+    # By ours; Ctrl-C lets go of the log, not of the job.
+    hold_after(folder, 8)
     with followed(head, *submit, cwd=folder) as following:
-        wait_until_some_is_committed(output, more_than=num_committed)
+        assert re.match(r"submitted tokenize-out-\S+$", first_line(following))
+        wait_until_some_is_committed(output, more_than=so_far["units_committed"])
         following.send_signal(signal.SIGINT)
         following.communicate()
     assert following.returncode == 130
-    assert books(head, tmp_path)[0] == (None, VERSION), "it still runs"
+    assert books(head)[0] == (None, VERSION), "it still runs"
     # As a supervisor outside Ray does it, whose books must show the command's own exit code.
     os.kill(json.loads((output / "_lease.json").read_text())["pid"], signal.SIGTERM)
-    wait_for(lambda: books(head, tmp_path)[0] == (75, VERSION), "the end of the job in the books")
-    assert_half_done(status(head, output, cwd=tmp_path))
-    refused = tokenizer_jobs(head, *submit, "--recipe.codec.bandwidth-kbps", "3", cwd=folder)
-    assert refused.returncode == 1
-    assert "error: " in refused.stdout
+    wait_for(lambda: books(head)[0] == (75, VERSION), "the end of the job in the books")
+    assert_half_done(read_status(str(output)).model_dump())
 
     # A cluster with another version of this package refuses the job, unless the package is sent along.
+    (folder / "shut").unlink()
     other = tmp_path / "other"
     record = other / "tokenizer_jobs-9.9.dist-info"
     record.mkdir(parents=True)
@@ -207,22 +221,25 @@ def test_submit_follows_and_exits_as_the_job_does_however_it_is_stopped(
     with_other = {"PYTHONPATH": os.pathsep.join([str(other), head.environment["PYTHONPATH"]])}
     refused = tokenizer_jobs(head, *submit, cwd=folder, **with_other)
     assert refused.returncode == 1
-    assert re.search(r"submitted by tokenizer-jobs 9\.9, and the cluster has [\d.]+;.*--send-package", refused.stdout)
+    assert re.search(
+        r"error: .*submitted by tokenizer-jobs 9\.9, and the cluster has [\d.]+;.*--send-package", refused.stdout
+    )
     done = tokenizer_jobs(head, *submit, "--send-package", cwd=folder, **with_other)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert status(head, output, cwd=tmp_path)["digest"] == digest
+    found = read_status(str(output))
+    assert (found.units_committed, found.digest) == (found.units, digest)
     assert "Traceback" not in log + done.stdout
-    assert books(head, tmp_path)[:5] == [(0, "9.9"), (1, "9.9"), (1, VERSION), (75, VERSION), (None, VERSION)]
+    assert books(head) == [(0, "9.9"), (1, "9.9"), (75, VERSION), (None, None)]
 
 
-def books(head: HeadNode, cwd: Path) -> list[tuple[int | None, str]]:
+def books(head: HeadNode) -> list[tuple[int | None, str | None]]:
     """The cluster's jobs, the newest first, as its API tells them: exit code, version that submitted it."""
-    script = (
-        "import json, sys; from ray.job_submission import JobSubmissionClient as C; "
-        "print(json.dumps([[j.start_time, j.driver_exit_code, j.metadata] for j in C(sys.argv[1]).list_jobs()]))"
-    )
-    told = json.loads(call(head, sys.executable, "-c", script, head.address, cwd=cwd).stdout)
-    return [(code, metadata.get("tokenizer_jobs_version")) for _, code, metadata in sorted(told, reverse=True)]
+    token = head.environment["RAY_AUTH_TOKEN"]
+    request = urllib.request.Request(f"{head.address}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        told = json.load(answer)
+    told.sort(key=lambda one: one["start_time"], reverse=True)
+    return [(one["driver_exit_code"], (one["metadata"] or {}).get("tokenizer_jobs_version")) for one in told]
 
 
 @pytest.mark.parametrize(

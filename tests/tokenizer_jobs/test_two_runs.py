@@ -175,7 +175,7 @@ def test_a_run_that_compared_before_another_planned_plans_nothing_twice(
         plan_growth(planning)
     planned = [item.id for unit in read_units(storage, 1) for item in unit.items]
     assert sorted(planned) == sorted(path.name for path in audio.iterdir())
-    assert list_generations(storage) == [1]
+    assert list(list_generations(storage)) == [1]
 
 
 def plan_output_units(storage: Storage, name: str) -> list[WorkUnit]:
