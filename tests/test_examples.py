@@ -256,5 +256,5 @@ def test_without_transformers_the_example_says_so(
 def run_words(*words: str | Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [str(word) for word in words], env=environment, capture_output=True, text=True, check=False, timeout=120
+        [str(word) for word in words], env=environment, capture_output=True, text=True, check=False, timeout=300
     )

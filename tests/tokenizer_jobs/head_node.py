@@ -79,7 +79,7 @@ def _free_ports(count: int) -> Iterator[list[int]]:
 
 
 def _end_all(mark: str, home: Path) -> None:
-    deadline = time.monotonic() + 20.0
+    deadline = time.monotonic() + 60.0
     while processes := _processes(mark, home):
         assert time.monotonic() < deadline, f"processes {processes} of a test's cluster do not end"
         for process in processes:

@@ -60,7 +60,7 @@ def codes_of_a_job(folder: Path, output: Path, model: str, **audio: Any) -> dict
         "output": str(output),
         "recipe": {"codec": {"model": model}, "audio": audio},
         "selection": {"source": {"kind": "files", "paths": [str(folder)]}},
-        "runtime": {"executor": "inline", "device": "cpu"},
+        "runtime": {"executor": "inline", "device": "cpu", "encoders": 1},
     }
     run(JobConfig.model_validate(config))
     stored = [row for path in sorted((output / "codes").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]

@@ -2,9 +2,10 @@
 
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from tokenizer_jobs import TokenDataset
 from tokenizer_jobs.catalog import publish_snapshot, read_snapshot
 from tokenizer_jobs.commit_records import commit_path
 from tokenizer_jobs.commits import Commit, read_commits
+from tokenizer_jobs.config import JobConfig
 from tokenizer_jobs.errors import IntegrityError
 from tokenizer_jobs.job import run
 from tokenizer_jobs.ledger import Ledger
@@ -37,11 +39,14 @@ def url(object_store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     set_faults(object_store)
 
 
+def job_at(output: str, source: Mapping[str, Any], *, unit_minutes: float) -> JobConfig:
+    config = job(Path("out"), source=source, selection__shards__unit_minutes=unit_minutes)
+    return config.model_copy(update={"output": output})
+
+
 def live(output: str, audio: Path, *, calm: Callable[[], None]) -> list[tuple[str, int, int]]:
     """The life of an output: run, growth, retry, drop, and its rows read for training; what there was after each."""
-    config = job(Path("out"), source=files(audio), selection__shards__unit_minutes=0.01).model_copy(
-        update={"output": output}
-    )
+    config = job_at(output, files(audio), unit_minutes=0.01)
     found = list[tuple[str, int, int]]()
 
     def note(exit_code: int = 0) -> None:
@@ -111,8 +116,7 @@ def test_whatever_fails_the_life_of_an_output_is_the_same(
 def test_a_run_that_sees_only_old_listings_ends_whole(url: str, object_store: str, tmp_path: Path) -> None:
     for seed in range(3):
         write_recording(tmp_path / f"{seed}.wav", seconds=0.3, seed=seed)
-    config = job(Path("out"), source=files(tmp_path), selection__shards__unit_minutes=0.001)
-    config = config.model_copy(update={"output": url})
+    config = job_at(url, files(tmp_path), unit_minutes=0.001)
     set_faults(object_store, stale_seconds=600)
     first = run(config)
     assert (first.exit_code, first.rows, first.snapshot) == (0, 3, 1)
@@ -152,8 +156,7 @@ def test_readers_of_many_units_make_at_most_three_requests_before_the_first_shar
 def resume(url: str, store: str, audio_url: str, num_units: int) -> None:
     """Run, take a quarter of the commits away, and run again: the log of the store says what was read."""
     source = {"kind": "files", "paths": [audio_url]}
-    config = job(Path("out"), source=source, selection__shards__unit_minutes=0.001)
-    config = config.model_copy(update={"output": url})
+    config = job_at(url, source, unit_minutes=0.001)
     first = run(config)
     storage = Storage.at(url)
     commits = list(read_commits(storage, 1))

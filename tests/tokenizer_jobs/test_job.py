@@ -32,11 +32,12 @@ RATE = 24000
 
 
 def job(output: Path, *, source: Mapping[str, Any] | None = None, **overrides: Any) -> JobConfig:
+    """A job in one process that does one unit after the other: each lane more is a process that imports decoders."""
     content = {
         "output": str(output),
         "recipe": {"codec": {"model": "demo"}},
         "selection": {"source": source or {"kind": "demo"}, "shards": {"unit_minutes": 0.2}},
-        "runtime": {"executor": "inline"},
+        "runtime": {"executor": "inline", "encoders": 1},
     }
     for path, value in overrides.items():
         *parents, key = path.split("__")
@@ -114,7 +115,7 @@ class Killed:
         )
 
 
-def wait_until(condition: Callable[[], bool], *, what: str, seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], *, what: str, seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
@@ -137,7 +138,9 @@ def test_two_undisturbed_runs_write_the_same_bytes(calm: Path, tmp_path: Path) -
 
 def test_a_killed_run_is_resumed_to_the_same_bytes(calm: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    killed = Killed(job(output, source={"kind": "tests.tokenizer_jobs.plugins:SlowClips"}), tmp_path)
+    killed = Killed(
+        job(output, source={"kind": "tests.tokenizer_jobs.plugins:SlowClips"}, runtime__encoders=2), tmp_path
+    )
     for num_commits in (1, 3):
         with killed.start() as process:
             wait_until(lambda n=num_commits: len(list(output.glob("_commits/*/*.json"))) >= n, what="a commit")  # type: ignore[misc]
@@ -155,10 +158,10 @@ def test_a_ray_driver_killed_with_its_process_group_is_resumed_to_the_same_bytes
     source = {"kind": "tests.tokenizer_jobs.plugins:SlowClips"}
     on_ray = job(output, source=source, runtime__executor="ray", runtime__encoders=2, runtime__device="cpu")
     with Killed(on_ray, tmp_path).start() as process:
-        wait_until(lambda: any(output.glob("_commits/*/*.json")), what="a commit", seconds=120)
+        wait_until(lambda: any(output.glob("_commits/*/*.json")), what="a commit")
         os.killpg(process.pid, signal.SIGKILL)
     assert not any(output.glob("catalog/*")), "the run was over, so nothing was proven"
-    result = run(job(output, source=source))
+    result = run(job(output, source=source, runtime__encoders=2))
     assert result.items == result.rows + result.rejects == 32
     assert shard_bytes(output) == shard_bytes(calm)
 
@@ -166,12 +169,12 @@ def test_a_ray_driver_killed_with_its_process_group_is_resumed_to_the_same_bytes
 def test_sigterm_stops_resumable(calm: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     source = {"kind": "tests.tokenizer_jobs.plugins:SlowClips"}
-    with Killed(job(output, source=source), tmp_path).start() as process:
+    with Killed(job(output, source=source, runtime__encoders=2), tmp_path).start() as process:
         wait_until(lambda: any(output.glob("_commits/*/*.json")), what="a commit")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 75
+        assert process.wait(240) == 75
     assert not any(output.glob("catalog/*"))
-    assert run(job(output, source=source)).exit_code == 0
+    assert run(job(output, source=source, runtime__encoders=2)).exit_code == 0
     assert shard_bytes(output) == shard_bytes(calm)
 
 
@@ -181,7 +184,9 @@ def test_records_that_harm_their_decoder_are_rejects_and_their_neighbours_are_as
     output = tmp_path / "out"
     harms = {"chord-196-ogg": "dies", "tone-440-mp3": "spins", "chirp-350-ogg": "hoards"}
     source = {"kind": "tests.tokenizer_jobs.plugins:HarmfulClips", "harms": harms}
-    result = run(job(output, source=source, runtime__decode_seconds=2.0, runtime__decode_gigabytes=0.5))
+    result = run(
+        job(output, source=source, runtime__encoders=2, runtime__decode_seconds=2.0, runtime__decode_gigabytes=0.5)
+    )
     assert (result.exit_code, result.rejects) == (0, 3)
     assert rejects(output) == {
         "chord-196-ogg": "crashed_worker",
@@ -311,12 +316,12 @@ def test_a_run_resumed_with_a_codec_that_moved_verifies(tmp_path: Path) -> None:
     output, moved = tmp_path / "out", tmp_path / "moved"
     EncodecModel.from_pretrained("demo").save_pretrained(moved)
     source = {"kind": "tests.tokenizer_jobs.plugins:SlowClips"}
-    with Killed(job(output, source=source), tmp_path).start() as process:
+    with Killed(job(output, source=source, runtime__encoders=2), tmp_path).start() as process:
         wait_until(lambda: any(output.glob("_commits/*/*.json")), what="a commit")
         process.kill()
     assert not any(output.glob("catalog/*")), "the run was over, so nothing was proven"
     assert verify(str(output)).problems, "an unfinished output passes for a whole one"
-    assert run(job(output, source=source, recipe__codec__model=str(moved))).exit_code == 0
+    assert run(job(output, source=source, runtime__encoders=2, recipe__codec__model=str(moved))).exit_code == 0
     result = verify(str(output), reencode=0.1)
     assert result.problems == []
     assert result.reencoded is not None
@@ -373,7 +378,7 @@ def test_an_output_of_a_live_run_is_refused(tmp_path: Path) -> None:
 def test_a_generation_is_not_finished_under_other_decoders(tmp_path: Path) -> None:
     output = tmp_path / "out"
     source = {"kind": "tests.tokenizer_jobs.plugins:SlowClips"}
-    with Killed(job(output, source=source), tmp_path).start() as process:
+    with Killed(job(output, source=source, runtime__encoders=2), tmp_path).start() as process:
         wait_until(lambda: any(output.glob("_commits/*/*.json")), what="a commit")
         process.kill()
     plan_file = output / "plans/000001.json"

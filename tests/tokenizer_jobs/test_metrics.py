@@ -24,7 +24,7 @@ from tokenizer_jobs.results import RunResult
 from tokenizer_jobs.source_config import FilesSource
 from tokenizer_jobs.storage import Storage
 
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 120.0
 
 SAMPLE = re.compile(r"^ray_tokenizer_jobs_(\w+)\{(.*)\} (\S+)$")
 TAG = re.compile(r'(\w+)="([^"]*)"')
@@ -37,7 +37,7 @@ def scrape(output: Path) -> Samples:
     found: Samples = []
     for node in ray.nodes():  # type: ignore[no-untyped-call]
         url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             lines = answer.read().decode().splitlines()
         for name, tags, value in (match.groups() for match in map(SAMPLE.match, lines) if match):
             named = dict(TAG.findall(tags))

@@ -200,7 +200,7 @@ def _run(output: Path, folder: Path, *, model: str = "demo", **audio: object) ->
         "output": str(output),
         "recipe": {"codec": {"model": model, "bandwidth_kbps": 6.0}, "audio": audio},
         "selection": {"source": {"kind": "files", "paths": [str(folder)]}},
-        "runtime": {"executor": "inline", "device": "cpu"},
+        "runtime": {"executor": "inline", "device": "cpu", "encoders": 1},
     }
     assert run(JobConfig.model_validate(fields)).exit_code == 0
 

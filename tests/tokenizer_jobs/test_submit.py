@@ -131,9 +131,15 @@ def status(head: HeadNode, output: Path, *, cwd: Path) -> dict[str, Any]:
 
 @contextmanager
 def followed(head: HeadNode, *words: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
-    """A command that goes on by itself; killed when it takes too long."""
+    """A command that goes on by itself and hears Ctrl-C; killed when it takes too long."""
     command = (sys.executable, "-m", "tokenizer_jobs", *words)
-    with subprocess.Popen(command, cwd=cwd, env=head.environment, stdout=subprocess.PIPE, text=True) as process:
+    # What a shell starts in the background ignores Ctrl-C, and so would its children: these tests may be such.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(command, cwd=cwd, env=head.environment, stdout=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
         timer = threading.Timer(DEADLINE_SECONDS, process.kill)
         timer.start()
         try:

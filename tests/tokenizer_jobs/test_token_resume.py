@@ -11,9 +11,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.tokenizer_jobs.test_token_dataset import LAYOUTS, UNITS
+from tests.tokenizer_jobs.test_token_dataset import IDS, LAYOUTS, UNITS
 from tests.tokenizer_jobs.token_crews import Crew, as_worker, opened, told
 from tests.tokenizer_jobs.token_outputs import write_output
+from tokenizer_jobs.errors import ConfigError
 
 REMAINDERS = st.sampled_from(["pad", "drop", "keep"])
 PACKINGS = st.sampled_from([None, 17])
@@ -67,6 +68,52 @@ def test_a_pass_over_epochs_is_resumed_by_others_anywhere(
         state = json.loads(json.dumps(crew.state()))
     rest = Crew(output, *first[0], **arguments, state=state).rest()
     assert Counter(map(told, [*taken, *rest])) == Counter(whole)
+
+
+@given(LAYOUTS, LAYOUTS, st.integers(0, 3 * len(IDS)), st.integers(0, 2))
+@example((3, 1), (2, 1), 10, 1)  # of 22 rows the first rank takes one more than the others, which are a step ahead
+@settings(max_examples=10, deadline=None)
+def test_after_equal_steps_over_epochs_the_state_of_any_rank_does(
+    output: str, before: tuple[int, int], after: tuple[int, int], steps: int, rank: int
+) -> None:
+    arguments: dict[str, Any] = {"remainder": "keep", "epochs": 3}
+    crew = Crew(output, *before, **arguments)
+    steps = min(steps, 3 * (len(IDS) // len(crew.passes)))
+    taken = crew.take([steps] * len(crew.passes))
+    states = [dataset.state_dict() for dataset, _ in crew.passes]
+    state = crew.passes[0][0].merge_states([state for state in states if state["rank"] == rank % before[0]])
+    rest = Crew(output, *after, **arguments, state=state).rest()
+    whole = [told(sample) for sample in opened(output, **arguments)]
+    assert Counter(map(told, [*taken, *rest])) == Counter(whole)
+
+
+def test_ranks_that_go_on_from_the_state_of_one_are_merged(output: str) -> None:
+    crew = Crew(output, 3, 1, remainder="keep", epochs=2)
+    taken = crew.take([10] * 3)  # the first rank has 8 steps in an epoch, the others 7
+    going_on = Crew(output, 3, 1, remainder="keep", epochs=2, state=crew.passes[1][0].state_dict())
+    taken += going_on.take([2, 0, 1])
+    rest = Crew(output, 1, 1, remainder="keep", epochs=2, state=going_on.state()).rest()
+    assert Counter(sample["id"] for sample in [*taken, *rest]) == Counter(IDS * 2)
+
+
+def test_ranks_that_have_loaded_a_state_save_it_again(output: str) -> None:
+    crew = Crew(output, 2, 2)
+    crew.take([3, 1, 2, 2])
+    state = crew.state()
+    ranks = [opened(output, rank=rank, world_size=3) for rank in range(3)]
+    for dataset in ranks:
+        dataset.load_state_dict(state)
+    assert ranks[0].merge_states([dataset.state_dict() for dataset in ranks]) == state
+
+
+def test_a_pass_without_end_refuses_a_rank_that_never_has_a_row(output: str) -> None:
+    count = len(IDS) + 1
+    spared, waiting = (
+        opened(output, rank=len(IDS), world_size=count, remainder="keep", epochs=epochs) for epochs in (2, None)
+    )
+    assert list(spared) == []
+    with pytest.raises(ConfigError, match="fewer workers"):
+        next(iter(waiting))
 
 
 @pytest.mark.filterwarnings("ignore:.set_vital. is deprecated")  # torchdata 0.11 beside torch 2.13

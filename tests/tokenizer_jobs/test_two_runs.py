@@ -74,10 +74,11 @@ def check(url: str, *, digest: str) -> None:
 def both_at_once(output: str, audio: Path, **environment: str) -> None:
     start = time.time() + 4.0
     rivals = [rival(output, audio, start=start, **environment) for _ in range(2)]
-    said = [process.communicate(timeout=120)[0] for process in rivals]
+    said = [process.communicate(timeout=240)[0] for process in rivals]
     assert [process.returncode for process in rivals] == [0, 0], said
 
 
+@pytest.mark.usefixtures("long")
 def test_two_runs_at_once_on_a_disk_leave_one_whole_output(audio: Path, calm_digest: str, tmp_path: Path) -> None:
     both_at_once(str(tmp_path / "out"), audio)
     check(str(tmp_path / "out"), digest=calm_digest)
@@ -120,7 +121,7 @@ def test_a_run_that_wakes_up_after_another_finished_its_work_changes_nothing(
         assert run(job(output, source=files(audio))).exit_code == 0
     finally:
         os.kill(sleeper.pid, signal.SIGCONT)
-    said, _ = sleeper.communicate(timeout=120)
+    said, _ = sleeper.communicate(timeout=240)
     assert sleeper.returncode == 0, said
     check(str(output), digest=calm_digest)
     assert len(list(output.glob("catalog/*"))) == 1

@@ -3,7 +3,7 @@
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,9 @@ Sample = dict[str, Any]
 
 _KIND = "tokenizer_jobs.training"
 _LAYOUT = ("rank", "world_size", "worker", "num_workers")
+_PLACE = ("begun", "epoch", "count", "until", "left")
+"""Of a state: the epoch that its pass began with, the one it is in, the steps taken there, the one it ends before, and
+what was left of epochs when it began."""
 
 
 class DealtDataset(IterableDataset[Sample]):
@@ -84,15 +87,11 @@ class DealtDataset(IterableDataset[Sample]):
         consumer = self._consumer()
         state: Mapping[str, Any] | None = self._loaded
         self._loaded = None
-        if state is None:
-            until = None if self._epochs is None else self.epoch + self._epochs
-            state = {"epoch": self.epoch, "count": 0, "until": until, "left": {}}
-        elif state["count"] and asdict(consumer) != {name: state[name] for name in _LAYOUT}:
-            state = self._relaid(state)
+        state = self._unbegun() if state is None else self._relaid(state, consumer=consumer)
         self._current = {
             "kind": _KIND,
             "identity": self.identity(),
-            **{name: state[name] for name in ("epoch", "count", "until", "left")},
+            **{name: state[name] for name in _PLACE},
             **asdict(consumer),
         }
         self._is_through = False
@@ -103,16 +102,14 @@ class DealtDataset(IterableDataset[Sample]):
         if self._loaded is not None:
             return {"kind": _KIND, "identity": self.identity(), **self._loaded}
         if self._current is None:
-            until = None if self._epochs is None else self.epoch + self._epochs
-            fresh: dict[str, Any] = {"epoch": self.epoch, "count": 0, "until": until, "left": {}}
-            return {"kind": _KIND, "identity": self.identity(), **fresh, **asdict(self._consumer())}
+            return {"kind": _KIND, "identity": self.identity(), **self._unbegun(), **asdict(self._consumer())}
         return dict(self._current)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next pass go on where a state was taken.
 
-        The state of one consumer does for as many ranks and workers as there were; for other numbers of ranks where a
-        rank was one consumer, all of which had gone as far. Else take `merge_states` of them all.
+        The state of one rank does for as many ranks and workers as there were, and for other numbers of ranks where a
+        rank was one consumer: all then have taken as many steps. Else take `merge_states` of them all.
 
         Raises:
             ConfigError: it is the state of another sequence.
@@ -127,18 +124,18 @@ class DealtDataset(IterableDataset[Sample]):
 
         Args:
             states: What `state_dict` gave, of this dataset or of torchdata's StatefulDataLoader: of every rank, or of
-                one, where all have gone as far.
+                one, where all have taken as many steps.
 
         Raises:
             ConfigError: there is none, some are missing, or they are of another sequence.
         """
         found = self._checked([state for content in states for state in find_states(content, kind=_KIND)])
-        laid_out = [state for state in found if "rank" in state]
-        if len(laid_out) < len(found):
-            if len(found) > 1:
-                raise ConfigError(f"{len(found)} states are given, one of which is merged already; give that one alone")
-            return dict(found[0])
-        return self._merged(_by_consumer(laid_out))
+        merged = [state for state in found if "rank" not in state]
+        if not merged:
+            return self._merged(_by_consumer(self._of_all_ranks(found)))
+        if any(state != merged[0] for state in found):  # equal: of ranks that have loaded it and not gone on
+            raise ConfigError(f"{len(found)} states are given, one of which is merged already; give that one alone")
+        return dict(merged[0])
 
     def _merged(self, states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         first = min(state["epoch"] for state in states)
@@ -152,23 +149,70 @@ class DealtDataset(IterableDataset[Sample]):
             steps = [self._steps_taken(state, epoch=epoch, num_left=num_left) for state in states]
             after = merged_left(before, num_samples=num_samples, steps=steps)
             left[str(epoch)] = [after.position, list(after.taken)]
-        until = states[0]["until"]
-        return {"kind": _KIND, "identity": self.identity(), "epoch": first, "count": 0, "until": until, "left": left}
+        place = {"begun": first, "epoch": first, "count": 0, "until": states[0]["until"], "left": left}
+        return {"kind": _KIND, "identity": self.identity(), **place}
 
     def _steps_taken(self, state: Mapping[str, Any], *, epoch: int, num_left: int) -> int:
         if state["epoch"] > epoch:
             return num_steps(num_left, consumer=_consumer_of(state), remainder=self._remainder)
         return int(state["count"]) if state["epoch"] == epoch else 0
 
-    def _relaid(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A state of one consumer for another layout, as if all had gone as far."""
-        if state["num_workers"] > 1:
+    def _relaid(self, state: Mapping[str, Any], *, consumer: Consumer) -> Mapping[str, Any]:
+        """A state for the consumer that goes on from it, as if all had taken as many steps where it is that of one."""
+        if state["epoch"] == state["begun"] and not state["count"]:
+            return state
+        saved = _consumer_of(state)
+        if replace(saved, rank=consumer.rank) == consumer:
+            return self._of_rank(state, consumer.rank)
+        if saved.num_workers > 1:
             raise ConfigError(
-                f"the state is that of worker {state['worker']} of {state['num_workers']}, which says nothing of the "
+                f"the state is that of worker {saved.worker} of {saved.num_workers}, which says nothing of the "
                 "others; give `merge_states` those of all workers, or what StatefulDataLoader.state_dict() returned"
             )
-        states = [{**state, "rank": rank} for rank in range(state["world_size"])]
-        return self._merged(states)
+        return self._merged(self._of_all_ranks([state]))
+
+    def _of_all_ranks(self, states: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        """The states themselves, or where they are of one rank those of all ranks that have taken as many steps."""
+        if len({state["rank"] for state in states}) > 1:
+            return states
+        return [self._of_rank(state, rank) for state in states for rank in range(state["world_size"])]
+
+    def _of_rank(self, state: Mapping[str, Any], rank: int) -> Mapping[str, Any]:
+        """The state of the same worker of a rank that has taken as many steps.
+
+        Where remainders are kept, ranks take unequal steps in an epoch: one may be an epoch ahead.
+        """
+        consumer = _consumer_of(state)
+        if self._remainder != "keep" or rank == consumer.rank:
+            return {**state, "rank": rank}
+        steps = state["count"] + sum(
+            self._steps_in(state, epoch, consumer=consumer) for epoch in range(state["begun"], state["epoch"])
+        )
+        epoch, other = state["begun"], replace(consumer, rank=rank)
+        while steps > (most := self._steps_in(state, epoch, consumer=other)) and epoch + 1 != state["until"]:
+            steps, epoch = steps - most, epoch + 1
+        return {**state, "rank": rank, "epoch": epoch, "count": min(steps, most)}
+
+    def _steps_in(self, state: Mapping[str, Any], epoch: int, *, consumer: Consumer) -> int:
+        """The steps of a consumer in an epoch of a pass.
+
+        Raises:
+            ConfigError: it has none where it must.
+        """
+        num_samples = self.num_samples(epoch)
+        num_left = _left_of(state, epoch).num_of(num_samples)
+        steps = num_steps(num_left, consumer=consumer, remainder=self._remainder)
+        is_spared = self._remainder == "keep" and num_samples > 0 and state["until"] is not None
+        if steps == 0 and num_left == num_samples and not is_spared:
+            raise ConfigError(
+                f"an epoch of {num_samples} samples leaves none for each of {consumer.count} workers "
+                f"({consumer.world_size} ranks × {consumer.num_workers}); choose remainder='pad', or fewer workers"
+            )
+        return steps
+
+    def _unbegun(self) -> dict[str, Any]:
+        until = None if self._epochs is None else self.epoch + self._epochs
+        return {"begun": self.epoch, "epoch": self.epoch, "count": 0, "until": until, "left": {}}
 
     def _checked(self, states: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         if not states:
@@ -201,11 +245,8 @@ class DealtDataset(IterableDataset[Sample]):
     def _pass(self, state: dict[str, Any], *, consumer: Consumer) -> Iterator[Sample]:
         while state["until"] is None or state["epoch"] < state["until"]:
             epoch = state["epoch"]
+            steps = self._steps_in(state, epoch, consumer=consumer)
             num_samples, left = self.num_samples(epoch), _left_of(state, epoch)
-            num_left = left.num_of(num_samples)
-            steps = num_steps(num_left, consumer=consumer, remainder=self._remainder)
-            if steps == 0 and num_left == num_samples:
-                self._refuse_empty(num_samples, consumer=consumer)
             sample_at = self.open_epoch(epoch)
             while state["count"] < steps:
                 index = consumer.number + state["count"] * consumer.count
@@ -216,14 +257,6 @@ class DealtDataset(IterableDataset[Sample]):
                 break  # the state says that this epoch is through
             state["epoch"], state["count"] = epoch + 1, 0
         self._is_through = self._is_through or state is self._current
-
-    def _refuse_empty(self, num_samples: int, *, consumer: Consumer) -> None:
-        if self._remainder == "keep" and num_samples:
-            return
-        raise ConfigError(
-            f"an epoch of {num_samples} samples leaves none for each of {consumer.count} workers "
-            f"({consumer.world_size} ranks × {consumer.num_workers}); choose remainder='pad', or fewer workers"
-        )
 
 
 def _left_of(state: Mapping[str, Any], epoch: int) -> Left:
@@ -236,16 +269,10 @@ def _consumer_of(state: Mapping[str, Any]) -> Consumer:
 
 
 def _by_consumer(states: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """One state for each consumer, by its number; a rank stands for all where it is alone."""
+    """One state for each consumer, by its number."""
     world_size, num_workers = states[0]["world_size"], states[0]["num_workers"]
     known = {(state["rank"], state["worker"]): state for state in states}
     ranks = sorted({rank for rank, _ in known})
-    if len(ranks) == 1:
-        known = {
-            (rank, worker): {**state, "rank": rank}
-            for (_, worker), state in known.items()
-            for rank in range(world_size)
-        }
     consumers = [(rank, worker) for worker in range(num_workers) for rank in range(world_size)]
     passes = {
         (state["world_size"], state["num_workers"], state["until"], json.dumps(state["left"], sort_keys=True))
