@@ -9,6 +9,7 @@ from typing import IO
 
 import numpy as np
 
+from tokenizer_jobs.errors import TransientError
 from tokenizer_jobs.records import Item
 from tokenizer_jobs.sources.demo import DemoClips
 from tokenizer_jobs.sources.listing import Listing
@@ -86,4 +87,25 @@ class SlowClips(DemoClips):
 
     def open(self, item: Item) -> IO[bytes]:
         time.sleep(0.2)
+        return super().open(item)
+
+
+class FlakyClips(DemoClips):
+    """The demo clips, of which some cannot be read while a file exists.
+
+    Args:
+        down: The file.
+        failing: Ids of the clips.
+    """
+
+    def __init__(self, down: str, failing: list[str]) -> None:
+        super().__init__()
+        self._down = Path(down)
+        self._failing = failing
+
+    def open(self, item: Item) -> IO[bytes]:
+        if item.id in self._failing and self._down.exists():
+            with self._down.open("a") as tries:
+                tries.write(f"{item.id}\n")
+            raise TransientError("503 SlowDown")
         return super().open(item)

@@ -4,44 +4,20 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import pytest
 
 from tests.tokenizer_jobs.cluster_parts import HashCodec
+from tests.tokenizer_jobs.plugins import FlakyClips
 from tests.tokenizer_jobs.test_cluster import commits, make_job, make_units
 from tokenizer_jobs import executors, outages
-from tokenizer_jobs.errors import TransientError
 from tokenizer_jobs.executors import InlineExecutor, UnitOutcome
 from tokenizer_jobs.pipeline import UnitDone
-from tokenizer_jobs.records import Item
 from tokenizer_jobs.source_config import PluginSource
-from tokenizer_jobs.sources.demo import DemoClips
 from tokenizer_jobs.stopping import StopRequest
 from tokenizer_jobs.storage import Storage
 
 MAX_FAILURES = 3
-
-
-class FlakyClips(DemoClips):
-    """The demo clips, of which some cannot be read while a file exists.
-
-    Args:
-        down: The file.
-        failing: Ids of the clips.
-    """
-
-    def __init__(self, down: str, failing: list[str]) -> None:
-        super().__init__()
-        self._down = Path(down)
-        self._failing = failing
-
-    def open(self, item: Item) -> IO[bytes]:
-        if item.id in self._failing and self._down.exists():
-            with self._down.open("a") as tries:
-                tries.write(f"{item.id}\n")
-            raise TransientError("503 SlowDown")
-        return super().open(item)
 
 
 @pytest.fixture
