@@ -33,6 +33,7 @@ from tests.tokenizer_jobs.clips import encode, speechlike
 from tests.tokenizer_jobs.cluster_parts import HashEncoder
 from tests.tokenizer_jobs.test_cluster import make_job
 from tokenizer_jobs.cluster import RayExecutor, crew
+from tokenizer_jobs.cluster.retry import MAX_UNITS_PER_ENCODER
 from tokenizer_jobs.cluster.session import _environment, _private_environment
 from tokenizer_jobs.config import CodecRecipe, Runtime
 from tokenizer_jobs.errors import ConfigError
@@ -43,8 +44,8 @@ from tokenizer_jobs.stopping import StopRequest
 
 PATIENCE_SECONDS = 180.0
 
-MOST = math.ceil(crew.NODES_SECONDS) + 2
-"""Units of a second each that may begin on a node that drains, until the driver looks at the nodes again."""
+MOST = MAX_UNITS_PER_ENCODER * (math.ceil(crew.NODES_SECONDS) + 2)
+"""Units of a second each, some at once, that may begin on a node that drains until the driver looks at the nodes."""
 
 
 class NotingEncoder(HashEncoder):

@@ -57,7 +57,7 @@ def test_a_node_that_joins_gets_units(told: Told) -> None:
 
 
 def test_a_node_that_drains_gets_no_more_units(told: Told) -> None:
-    # A unit that was handed out before, or until the next look at the nodes, may begin; one at a time takes a second.
+    # What was handed out before, or until the next look at the nodes, may begin.
     # Counted, not timed: a driver that gets no processor looks late, and hands out late too.
     assert len(told[1]["begun_on_drained"]) <= told[1]["most_on_drained"]
 
