@@ -78,8 +78,7 @@ def test_every_file_that_is_opened_is_counted_by_name(tmp_path: Path) -> None:
 
 def test_encoders_that_sleep_are_kept_busy_and_the_driver_is_looked_at(address: str) -> None:
     units = do_units(120, encoders=2, unit_seconds=0.1, ray_address=address)
-    # The lower bound is for a machine that is busy with other tests as well.
-    assert 0.02 < efficiency(units, encoders=2, unit_seconds=0.1).efficiency < 1.2
+    assert 0.5 < efficiency(units, encoders=2, unit_seconds=0.1).efficiency < 1.2
     assert 100 < growth(units).megabytes[100] < 2000
 
 

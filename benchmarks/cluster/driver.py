@@ -1,6 +1,6 @@
 """One run of a job, as a process of its own: the service's `run` with encoders that sleep, telling what happens.
 
-    python -m benchmarks.cluster.driver '{"output": "/tmp/out", "source": {...}, ...}'
+    python -m benchmarks.cluster.driver '{"output": "out/benchmark", "source": {...}, ...}'
 
 Prints one JSON object a line: a unit that ended, and at the end how the run ended; its exit code is that of the
 command line.

@@ -13,33 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from tests.tokenizer_jobs.factories import FACTS
 from tokenizer_jobs.cluster.actors import EncoderActor
 from tokenizer_jobs.encoding import EncodeDesk, Waveform
 from tokenizer_jobs.recipe import CodecFacts
 from tokenizer_jobs.records import AudioFacts, DecodedItem, EncodedItem, WorkUnit
 from tokenizer_jobs.storage import Storage
 
-__all__ = ["FACTS", "encoder_class"]
+__all__ = ["encoder_class"]
 
-FACTS = CodecFacts(
-    name="demo",
-    revision=None,
-    weights_sha256="00" * 32,
-    file_sha256={},
-    config={},
-    sample_rate=24_000,
-    channels=1,
-    hop_length=320,
-    frame_rate=75.0,
-    num_codebooks=8,
-    bandwidth_kbps=6.0,
-    codebook_size=1024,
-    precision="fp32",
-    windowed=False,
-    grain_samples=320,
-    streamed=True,
-)
-"""Shapes of the demo codec."""
 STUCK_SECONDS = 3600.0
 NUM_SAMPLES = 1600
 """Of a made-up item."""

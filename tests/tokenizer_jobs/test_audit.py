@@ -95,7 +95,7 @@ class TestCleanDumps:
             (speech.folder / "broken.wav").unlink()
         assert (result.codec, result.num_codebooks, result.agreeing, result.recordings) == ("demo", 4, 8, 9)
 
-    @pytest.mark.skipif(not SPEECH.is_dir(), reason="needs the shared audio")
+    @pytest.mark.skipif(not SPEECH.is_dir(), reason=f"real recordings are not there: {SPEECH}")
     def test_real_speech_by_the_references_own_resampler(self, tmp_path: Path) -> None:
         from tokenizer_jobs.decode import AudioTarget, decode_item
         from tokenizer_jobs.source_config import FilesSource

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 CLIPS = DemoClips().list().items
 ITEMS_PER_UNIT = 4
 ON_CPU = Runtime(device="cpu")
-DEADLINE_SECONDS = 180.0
+DEADLINE_SECONDS = 60.0
 
 
 def clips(*deadly: str, lives: Path | None = None) -> PluginSource:
@@ -155,7 +155,7 @@ def test_encoders_that_find_no_place_are_reported_in_time_with_what_is_missing(t
         message = r"2 asked for 1 of the resource 'encoder' each.* 0 'encoder' are free"
         with pytest.raises(ConfigError, match=message), executor(tmp_path, runtime=impatient):
             pass
-        assert time.monotonic() - began < 40
+        assert time.monotonic() - began < 10
 
 
 def test_an_encoder_that_has_a_place_may_take_long_to_come_up(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_after_the_grace_period_units_in_flight_are_abandoned(tmp_path: Path) ->
         stop.request()
         began = time.monotonic()
         assert list(running.run(make_units(8), stop=stop)) == []
-        assert time.monotonic() - began < 60
+        assert time.monotonic() - began < 5
 
 
 def test_an_abandoned_unit_is_not_committed_later(tmp_path: Path) -> None:

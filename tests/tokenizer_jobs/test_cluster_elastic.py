@@ -30,7 +30,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
         start_new_session=True,
     )  # fmt: skip
     try:
-        answer, errors = process.communicate(timeout=900)
+        answer, errors = process.communicate(timeout=400)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -57,9 +57,8 @@ def test_a_node_that_joins_gets_units(told: Told) -> None:
 
 
 def test_a_node_that_drains_gets_no_more_units(told: Told) -> None:
-    # What was handed out before, or until the next look at the nodes, may begin.
-    # Counted, not timed: a driver that gets no processor looks late, and hands out late too.
-    assert len(told[1]["begun_on_drained"]) <= told[1]["most_on_drained"]
+    # A unit that was handed out before, or until the next look at the nodes, may begin; one at a time takes a second.
+    assert all(seconds < told[1]["look_seconds"] + 2 for seconds in told[1]["begun_on_drained"])
 
 
 def test_what_a_killed_node_held_is_done_elsewhere(told: Told) -> None:

@@ -115,7 +115,7 @@ class Killed:
         )
 
 
-def wait_until(condition: Callable[[], bool], *, what: str, seconds: float = 240) -> None:
+def wait_until(condition: Callable[[], bool], *, what: str, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
@@ -158,7 +158,7 @@ def test_a_ray_driver_killed_with_its_process_group_is_resumed_to_the_same_bytes
     source = {"kind": "tests.tokenizer_jobs.plugins:SlowClips"}
     on_ray = job(output, source=source, runtime__executor="ray", runtime__encoders=2, runtime__device="cpu")
     with Killed(on_ray, tmp_path).start() as process:
-        wait_until(lambda: any(output.glob("_commits/*/*.json")), what="a commit")
+        wait_until(lambda: any(output.glob("_commits/*/*.json")), what="a commit", seconds=120)
         os.killpg(process.pid, signal.SIGKILL)
     assert not any(output.glob("catalog/*")), "the run was over, so nothing was proven"
     result = run(job(output, source=source, runtime__encoders=2))
@@ -172,7 +172,7 @@ def test_sigterm_stops_resumable(calm: Path, tmp_path: Path) -> None:
     with Killed(job(output, source=source, runtime__encoders=2), tmp_path).start() as process:
         wait_until(lambda: any(output.glob("_commits/*/*.json")), what="a commit")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(240) == 75
+        assert process.wait(60) == 75
     assert not any(output.glob("catalog/*"))
     assert run(job(output, source=source, runtime__encoders=2)).exit_code == 0
     assert shard_bytes(output) == shard_bytes(calm)

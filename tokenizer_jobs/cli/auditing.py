@@ -1,10 +1,10 @@
 """The command `audit`, and its screen."""
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
 from tokenizer_jobs.cli.endings import complain
+from tokenizer_jobs.cli.exchange import dump_said, note
 from tokenizer_jobs.wording import count_text, span_text
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ __all__ = ["audit_command", "audit_screen"]
 def audit_command(arguments: argparse.Namespace) -> int:
     """Of `audit`."""
     from tokenizer_jobs.auditing import audit
-    from tokenizer_jobs.importing import DumpSaid
 
     result = audit(
         arguments.dump,
@@ -26,14 +25,8 @@ def audit_command(arguments: argparse.Namespace) -> int:
         bandwidth_kbps=arguments.bandwidth_kbps,
         sample=arguments.sample,
         seed=arguments.seed,
-        said=DumpSaid(
-            axes=arguments.layout,
-            num_codebooks=arguments.num_codebooks,
-            offsets=arguments.offsets,
-            key=arguments.key,
-            ids=arguments.id,
-        ),
-        say=_note,
+        said=dump_said(arguments),
+        say=note,
     )
     print(result.model_dump_json() if arguments.json else audit_screen(result))
     return complain(result.problems)
@@ -76,7 +69,3 @@ def _bound(result: "AuditResult") -> str:
         "doubles, gaps, ranges and lengths were looked for in everything; what only encoding shows, and none of the "
         f"sample of {result.sampled:,} has, {result.unseen:.1%} of the items may have at most (95 % confidence)"
     )
-
-
-def _note(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

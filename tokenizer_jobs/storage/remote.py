@@ -2,7 +2,6 @@
 
 import datetime
 import hashlib
-import io
 import os
 import posixpath
 import tempfile
@@ -26,6 +25,7 @@ from tokenizer_jobs.storage.outputs import (
     staged_by_the_dead,
     staging_name,
 )
+from tokenizer_jobs.storage.remote_files import RemoteFile
 from tokenizer_jobs.storage.systems import (
     creates_exclusively,
     file_system,
@@ -89,7 +89,7 @@ class RemoteStorage(Storage):
         """Open a file for reading and seeking; blocks are fetched as they are read."""
         with remote_faults(self._where(path)):
             file: IO[bytes] = self._system().open(self._at(path), "rb")
-        return cast(IO[bytes], _OpenedFile(file, self._where(path)))
+        return cast(IO[bytes], RemoteFile(file, self._where(path)))
 
     def exists(self, path: str) -> bool:
         """Whether a file is there, asked of the storage and not of a cache."""
@@ -241,39 +241,6 @@ class RemoteStorage(Storage):
 
     def _where(self, path: str) -> str:
         return f"{self.name.rstrip('/')}/{path}"
-
-
-class _OpenedFile(io.RawIOBase):
-    """A file of a store, open for reading; what fails while it is read is classified as what fails at the opening."""
-
-    def __init__(self, file: IO[bytes], where: str) -> None:
-        super().__init__()
-        self._file = file
-        self._where = where
-
-    def read(self, size: int = -1) -> bytes:
-        with remote_faults(self._where):
-            return self._file.read(size)
-
-    def readinto(self, buffer: Any) -> int:
-        with remote_faults(self._where):
-            return int(self._file.readinto(buffer))  # type: ignore[attr-defined]  # fsspec's files have it
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 @lru_cache(maxsize=1)

@@ -5,18 +5,18 @@ from 4.0 on writes pages of about a megabyte; other writers put up to 1,024 rows
 Arrow one record batch; local files are mapped, and cost no memory of the process.
 """
 
-import io
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 
 from tokenizer_jobs.parquet import open_parquet
 from tokenizer_jobs.sources.tables.columns import AudioColumn, AudioShape
 from tokenizer_jobs.storage import local_path, open_source, public_uri
-from tokenizer_jobs.storage.faults import local_read_faults, remote_faults
+from tokenizer_jobs.storage.faults import local_read_faults
+from tokenizer_jobs.storage.remote_files import RemoteFile
 
 __all__ = ["ARROW_EXTENSIONS", "PARQUET_EXTENSIONS", "TABLE_ERRORS", "RowGroup", "Table", "is_damage", "open_table"]
 
@@ -94,37 +94,10 @@ def _open_file(location: str, *, is_mapped: bool, block_bytes: int) -> Any:
     path = local_path(location)
     if path is None:
         remote = open_source(location, block_bytes=block_bytes)
-        return pa.PythonFile(_RemoteFile(remote, name=public_uri(location)), mode="r")
+        return pa.PythonFile(RemoteFile(remote, public_uri(location)), mode="r")
     with local_read_faults(str(path)):
         open_source(location).close()  # refuses what is no regular file, and says what is wrong with an errno
         return pa.memory_map(str(path)) if is_mapped and path.stat().st_size else pa.OSFile(str(path))
-
-
-class _RemoteFile(io.RawIOBase):
-    """A remote file whose faults are told from those of what is in it."""
-
-    def __init__(self, file: IO[bytes], *, name: str) -> None:
-        self._file, self._name = file, name
-
-    def read(self, size: int = -1) -> bytes:
-        with remote_faults(self._name):
-            return self._file.read(size)
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 class _ParquetTable:
