@@ -1,4 +1,5 @@
-# Two commands for a fresh machine with Python 3.11 or newer: `make demo` and `make test`.
+# Two commands for a fresh machine with Python 3.11 or newer: `make demo`, which ends with the path of the report on
+# what it made, and `make test`.
 # Each makes its own virtual environment and installs the tested versions from constraints.txt.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -9,6 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 demo: $(VENV)/.installed
 	$(BIN)/tokenizer-jobs run configs/quickstart.yaml
+	$(BIN)/tokenizer-jobs report out/quickstart
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest

@@ -1,12 +1,13 @@
 """python -m encodec_core compress | decompress: audio to .ecdc files and back, with the options of Meta's command."""
 
 import argparse
+import difflib
 import os
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +45,11 @@ BLOCK_SAMPLES = 2**16
 PEAK_LIMIT = 0.99
 HQ_CODEC = "encodec_48khz"
 LM_URL = "https://dl.fbaipublicfiles.com/encodec/v0/"
+_COMPRESS_EXAMPLES = (
+    "python -m encodec_core compress speech.wav speech.ecdc -b 6",
+    "python -m encodec_core compress song.flac song.ecdc --hq --lm",
+)
+_DECOMPRESS_EXAMPLE = "python -m encodec_core decompress speech.ecdc speech_decoded.wav"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,10 +67,49 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Help with examples as they were written; a misspelt word is answered with the one that was meant."""
+
+    def __init__(self, *, examples: Sequence[str] = (), **options: Any) -> None:
+        super().__init__(
+            epilog="\n".join(["example:", *(f"  {line}" for line in examples)]) if examples else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **options,
+        )
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flags = [flag for parser in self._all() for action in parser._actions for flag in action.option_strings]
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{_did_you_mean(unknown[0], flags)}")
+        return options
+
+    def _all(self) -> Iterator[argparse.ArgumentParser]:
+        yield self
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                yield from action.choices.values()
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            choices = [str(choice) for choice in action.choices]
+            message = f"{value!r} is none of {', '.join(choices)}{_did_you_mean(str(value), choices)}"
+            raise argparse.ArgumentError(action, message)
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word.partition("=")[0], list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m encodec_core", description="EnCodec: audio in few bits.")
+    parser = _Parser(
+        prog="python -m encodec_core",
+        description="EnCodec: audio in few bits.",
+        examples=("python -m encodec_core compress speech.wav speech.ecdc -b 6", _DECOMPRESS_EXAMPLE),
+    )
     commands = parser.add_subparsers(required=True, metavar="{compress,decompress}")
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument("-m", "--model", help="hub id, folder, .th checkpoint, or demo")
     common.add_argument("--as", dest="codec_name", choices=sorted(PUBLISHED_CODECS), help="the weights of --model are "
                         "this published codec's, though nothing tells it (a copy in a folder)")  # fmt: skip
@@ -72,7 +117,9 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("-f", "--force", action="store_true", help="overwrite the output file")
     common.add_argument("-r", "--rescale", action="store_true", help="rescale decoded audio rather than clip it")
 
-    packing = commands.add_parser("compress", parents=[common], help="audio to .ecdc, or to what .ecdc makes of it")
+    packing = commands.add_parser(
+        "compress", parents=[common], help="audio to .ecdc, or to what .ecdc makes of it", examples=_COMPRESS_EXAMPLES
+    )
     packing.add_argument("input", type=Path, help="audio that libsndfile reads: wav, flac, mp3, ogg, ...")
     packing.add_argument("output", type=Path, nargs="?", help=".ecdc, or .wav to hear the codec; else beside the input")
     packing.add_argument(
@@ -84,7 +131,9 @@ def _parser() -> argparse.ArgumentParser:
                          "Meta's package refuses; always so unless codec and language model are Meta's")  # fmt: skip
     packing.set_defaults(run=_compress)
 
-    unpacking = commands.add_parser("decompress", parents=[common], help=".ecdc to .wav")
+    unpacking = commands.add_parser(
+        "decompress", parents=[common], help=".ecdc to .wav", examples=(_DECOMPRESS_EXAMPLE,)
+    )
     unpacking.add_argument("input", type=Path, help="an .ecdc file")
     unpacking.add_argument("output", type=Path, nargs="?", help=".wav; else beside the input")
     unpacking.add_argument("-s", "--decompress_suffix", metavar="SUFFIX", help="what follows the stem of an output "

@@ -1,9 +1,14 @@
 import faulthandler
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+Quickstart = tuple[Path, subprocess.CompletedProcess[str]]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,6 +33,15 @@ def long(request: pytest.FixtureRequest) -> None:
     """Skips a test that takes minutes, unless the run asks for those."""
     if not request.config.getoption("--long"):
         pytest.skip("takes minutes; python -m pytest --long runs it")
+
+
+@pytest.fixture(scope="session")
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Quickstart:
+    """The output of `python -m tokenizer_jobs run configs/quickstart.yaml`, and what the command said."""
+    output = tmp_path_factory.mktemp("quickstart") / "out"
+    words = [sys.executable, "-m", "tokenizer_jobs", "run", "configs/quickstart.yaml", "--output", str(output)]
+    repository = Path(__file__).parents[1]
+    return output, subprocess.run(words, cwd=repository, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,6 @@
 """`python -m tokenizer_jobs` is the command `tokenizer-jobs`."""
 
-import sys
-
-from tokenizer_jobs.cli import main
+from tokenizer_jobs.cli import command_line
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line()

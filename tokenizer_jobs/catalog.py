@@ -16,10 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tokenizer_jobs.accounting import Totals, total
 from tokenizer_jobs.commits import Commit, read_all_commits
 from tokenizer_jobs.errors import ConfigError, IntegrityError
+from tokenizer_jobs.format_version import FORMAT_VERSION, check_record_version
 from tokenizer_jobs.parquet import open_parquet
 from tokenizer_jobs.planning import list_generations
 from tokenizer_jobs.receipts import Receipts, read_receipts, receipt_path
-from tokenizer_jobs.recipe import FORMAT_VERSION, METADATA_KEY
+from tokenizer_jobs.recipe import METADATA_KEY
 from tokenizer_jobs.records import RowGroups
 from tokenizer_jobs.storage import Storage, listed_numbers, numbers_in
 
@@ -79,7 +80,7 @@ class SnapshotShard:
 class SnapshotFacts(BaseModel):
     """What a snapshot says of itself as a whole."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True, allow_inf_nan=False)
 
     format_version: int = Field(default=FORMAT_VERSION, ge=1, le=FORMAT_VERSION)
     number: int = Field(ge=1)
@@ -323,8 +324,11 @@ def _read(storage: Storage, number: int) -> Snapshot:
     try:
         with open_parquet(BytesIO(content)) as file:
             table = file.read(use_threads=False)
-        facts = SnapshotFacts.model_validate_json(table.schema.metadata[METADATA_KEY])
-        shards = tuple(map(_to_shard, table.to_pylist()))
+        said = table.schema.metadata[METADATA_KEY]
+        check_record_version(said, origin=path)
+        facts = SnapshotFacts.model_validate_json(said)
+        known = [name for name in _SHARD_COLUMNS.names if name in table.column_names]  # others are passed over
+        shards = tuple(map(_to_shard, table.select(known).to_pylist()))
     except (pa.ArrowException, OSError, KeyError, TypeError, ValidationError) as error:
         raise IntegrityError(
             f"{path} is damaged ({error}); delete it and run again: it is made anew from the commits"

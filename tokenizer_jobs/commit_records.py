@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tokenizer_jobs.errors import IntegrityError
+from tokenizer_jobs.format_version import parse_record
 from tokenizer_jobs.records import RowGroups, ShardFile
 
 __all__ = [
@@ -26,9 +27,9 @@ COMMITS_FOLDER = "_commits"
 
 
 class StoredRecord(BaseModel):
-    """A record that is stored as JSON: frozen, and nothing in it is unknown."""
+    """A record that is stored as JSON: frozen; fields that later versions of the package add are passed over."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class CommittedFile(StoredRecord):
@@ -136,16 +137,16 @@ def parse_commit(content: bytes, *, path: str) -> Commit:
     """Understand a commit record.
 
     Raises:
+        NewerFormatError: it has a higher format version.
         IntegrityError: it is none, or not the one of its path.
     """
-    try:
-        commit = Commit.model_validate_json(content)
-    except ValidationError as error:
-        detail = error.errors()[0]
-        raise IntegrityError(
-            f"{path} is not a commit record ({'.'.join(map(str, detail['loc']))}: {detail['msg']}); "
-            "restore it from a copy, or delete it and run again"
-        ) from error
+    commit = parse_record(
+        Commit,
+        content,
+        origin=path,
+        fault="not a commit record",
+        remedy="restore it from a copy, or delete it and run again",
+    )
     if commit_path(commit.generation, commit.unit_id) != path:
         raise IntegrityError(
             f"{path} is the commit of unit {commit.unit_id} of generation {commit.generation}: it was moved; "

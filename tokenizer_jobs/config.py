@@ -3,6 +3,7 @@
 `recipe` decides an item's codes, `selection` which items and how they are grouped, `runtime` only speed.
 """
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -19,16 +20,25 @@ __all__ = [
     "Runtime",
     "Selection",
     "Shards",
+    "is_own_codec",
 ]
 
 Auto = Literal["auto"]
+
+_CLASS = re.compile(r"[^\W\d][\w.]*:\w+")
+
+
+def is_own_codec(model: str) -> bool:
+    """Whether `recipe.codec.model` names a class, `package.module:Class`, in the place of a model of EnCodec."""
+    return _CLASS.fullmatch(model) is not None
 
 
 class CodecRecipe(Frozen):
     """Which codec, and how it is used."""
 
     model: str = "facebook/encodec_24khz"
-    """Hub id, local folder, a `.th` file, or `demo` (small, inside the package)."""
+    """Hub id, local folder, a `.th` file, `demo` (small, inside the package), or a codec of your own,
+    `package.module:Class`."""
     revision: str | None = None
     """Commit or tag of a hub id; null takes the hub's default."""
     bandwidth_kbps: float = Field(default=6.0, gt=0)

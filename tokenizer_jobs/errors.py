@@ -6,6 +6,7 @@
     ├── ItemError              nobody: the item becomes a reject with this reason
     ├── TransientError         the retry loop: storage or a worker failed, trying again may work
     └── IntegrityError         a person, at once: what is stored contradicts itself
+        └── NewerFormatError   the user: a newer version of this package wrote it
 
 Every class keeps its message as the only required argument, or says in `__reduce__` how it is rebuilt, so that
 all of them survive pickling between processes.
@@ -21,6 +22,7 @@ __all__ = [
     "ConfigError",
     "IntegrityError",
     "ItemError",
+    "NewerFormatError",
     "OutputBusyError",
     "RejectReason",
     "Stage",
@@ -107,6 +109,10 @@ class TransientError(TokenizerJobsError):
 
 class IntegrityError(TokenizerJobsError):
     """What is stored contradicts itself; a person must look before anything else is written."""
+
+
+class NewerFormatError(IntegrityError):
+    """What is stored has a higher format version than this package knows; nothing is wrong with it."""
 
 
 class ItemError(TokenizerJobsError):

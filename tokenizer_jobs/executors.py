@@ -25,6 +25,7 @@ from tokenizer_jobs.records import Decoded, Item, WorkUnit
 from tokenizer_jobs.sources import lives_in_memory, make_source
 from tokenizer_jobs.stopping import StopRequest, UnitAbandonedError
 from tokenizer_jobs.storage import Storage
+from tokenizer_jobs.watch import EncoderNow, EncoderState
 
 __all__ = ["Executor", "InlineExecutor", "UnitFailed", "UnitOutcome", "log_outcome", "name_rejects"]
 
@@ -159,6 +160,39 @@ def _make_decoder(job: UnitJob) -> _Decoder:
     return IsolatedDecoder(source=job.source, target=job.target, limits=job.limits)
 
 
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """One of the units at once: its decoder, and what it does."""
+
+    name: str
+    decoder: _Decoder
+    state: EncoderState = EncoderState.LOADING
+    num_items: int = 0
+    """Of the unit in hand."""
+    num_decoded: int = 0
+
+    def look(self) -> EncoderNow:
+        """What the lane does now."""
+        return EncoderNow(
+            name=self.name,
+            state=self.state,
+            num_units=int(self.num_items > 0),
+            num_items=self.num_items,
+            num_decoded=self.num_decoded,
+        )
+
+    def decode(self, items: Iterable[tuple[int, Item]], *, stop: StopRequest) -> Generator[Decoded, None, None]:
+        """Decode until asked to stop; between two items the lane encodes or writes, else it waits for the next."""
+        with closing(self.decoder.decode(items)) as decoded:
+            self.state = EncoderState.WAITING
+            for item in decoded:
+                self.state, self.num_decoded = EncoderState.ENCODING, item.position + 1
+                stop.check()
+                yield item
+                self.state = EncoderState.WAITING
+            self.state = EncoderState.ENCODING
+
+
 class InlineExecutor:
     """Units in threads of this process: as many at once as there are encoders.
 
@@ -191,7 +225,8 @@ class InlineExecutor:
         self._storage = storage
         self._device = device
         self._num_lanes = (available_cpus() if device == "cpu" else GPU_LANES) if encoders == "auto" else encoders
-        self._idle_decoders: SimpleQueue[_Decoder] = SimpleQueue()
+        self._lanes: tuple[_Lane, ...] = ()
+        self._idle_lanes: SimpleQueue[_Lane] = SimpleQueue()
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -201,11 +236,14 @@ class InlineExecutor:
             ConfigError: there is no such codec.
         """
         with ExitStack() as stack:
-            for _ in range(self._num_lanes):
-                decoder = stack.enter_context(_make_decoder(self._job))
-                self._idle_decoders.put(decoder)
-                decoder.start()
+            decoders = [stack.enter_context(_make_decoder(self._job)) for _ in range(self._num_lanes)]
+            self._lanes = tuple(_Lane(f"encoder-{number}", decoder) for number, decoder in enumerate(decoders))
+            for lane in self._lanes:
+                lane.decoder.start()
+                self._idle_lanes.put(lane)
             self._codec = self._load_codec()
+            for lane in self._lanes:
+                lane.state = EncoderState.WAITING
             self._desk = EncodeDesk(self._codec, merges=False) if self._device == "cuda" else None
             if self._device == "cpu":
                 stack.callback(limit_torch_threads, limit_torch_threads(1))
@@ -218,6 +256,10 @@ class InlineExecutor:
     def describe(self) -> str:
         """One line on where and how units are encoded."""
         return f"encoding in this process, {self._num_lanes} units at once on {self._device}"
+
+    def look(self) -> list[EncoderNow]:
+        """What each of the units at once is at."""
+        return [lane.look() for lane in self._lanes]
 
     def run(self, units: Iterable[WorkUnit], *, stop: StopRequest) -> Iterator[UnitOutcome]:
         """Tokenize units until done or asked to stop.
@@ -245,10 +287,11 @@ class InlineExecutor:
                 raise
 
     def _run_unit(self, one: "_Try", *, stop: StopRequest) -> UnitDone:
-        decoder = self._idle_decoders.get()
+        lane = self._idle_lanes.get()
+        lane.num_items, lane.num_decoded = len(one.unit.items), 0
         try:
             # A unit that ends in the middle leaves nothing of itself in the decoder.
-            with closing(_checked(decoder.decode(enumerate(one.unit.items)), stop=stop)) as decoded:
+            with closing(lane.decode(enumerate(one.unit.items), stop=stop)) as decoded:
                 return tokenize_unit(
                     one.unit,
                     decoded=decoded,
@@ -260,7 +303,8 @@ class InlineExecutor:
                     desk=self._desk,
                 )
         finally:
-            self._idle_decoders.put(decoder)
+            lane.state, lane.num_items = EncoderState.WAITING, 0
+            self._idle_lanes.put(lane)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,10 +371,3 @@ def _settle(future: Future[UnitDone], one: _Try, open_units: _OpenUnits, *, num_
         return open_units.failed(one, message=str(error), num_others=num_others)
     open_units.done(one)
     return done
-
-
-def _checked(decoded: Generator[Decoded, None, None], *, stop: StopRequest) -> Generator[Decoded, None, None]:
-    with closing(decoded):
-        for item in decoded:
-            stop.check()
-            yield item

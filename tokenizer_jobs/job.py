@@ -17,9 +17,9 @@ from tokenizer_jobs.accounting import Totals, total
 from tokenizer_jobs.catalog import check_receipts, newest_snapshot, publish_snapshot
 from tokenizer_jobs.commits import Commit, Outcome
 from tokenizer_jobs.commonalities import describe_rejects
-from tokenizer_jobs.config import JobConfig, Selection
+from tokenizer_jobs.config import JobConfig
 from tokenizer_jobs.decode import AudioTarget, decoder_versions
-from tokenizer_jobs.encoding import choose_device, describe_codec, load_codec
+from tokenizer_jobs.encoding import choose_device, describe_codec, make_codec
 from tokenizer_jobs.errors import ConfigError, OutputBusyError
 from tokenizer_jobs.executor_choice import uses_ray
 from tokenizer_jobs.executors import Executor, InlineExecutor, UnitFailed, UnitOutcome, log_outcome, name_rejects
@@ -44,6 +44,7 @@ from tokenizer_jobs.stopping import StopRequest, stop_on_signals
 from tokenizer_jobs.storage import Storage
 from tokenizer_jobs.sweeping import sweep_orphans
 from tokenizer_jobs.tally import Tally
+from tokenizer_jobs.watch import Watch
 from tokenizer_jobs.wording import count_text
 
 __all__ = ["MakeExecutor", "Report", "execute", "run"]
@@ -128,6 +129,7 @@ class _Run:
     new_seconds: float = 0.0
     grown: Grown = field(default_factory=Grown)
     problems: list[str] = field(default_factory=list)
+    watch: Watch = field(default_factory=Watch)
 
     def execute(self) -> RunResult:
         """Take the steps drawn at the top of this module."""
@@ -210,7 +212,10 @@ class _Run:
         if tally.failures > limit:
             self._judge(total(self._commits()))
             return
-        with self._executor(job, seconds_left=seconds_left) as executor, stop_on_signals(self.stop):
+        encoders = self._executor(job, seconds_left=seconds_left)
+        self.watch.follow(encoders, self.stop)
+        self._tell(tally)
+        with encoders as executor, stop_on_signals(self.stop):
             self._tell(tally, message=executor.describe())
             for outcome in executor.run(units, stop=self.stop):
                 self._count(outcome, tally)
@@ -232,6 +237,7 @@ class _Run:
             return
         commit = outcome.published.commit
         tally.add(commit)
+        self.watch.add(commit)
         self.ledger.add(commit)
         if outcome.published.outcome is Outcome.PUBLISHED:
             self.new_rows += commit.num_rows
@@ -279,7 +285,7 @@ class _Run:
         return [read_plan_summary(self.storage, generation) for generation in list_generations(self.storage)]
 
     def _unit_job(self, plan: PlanSummary) -> UnitJob:
-        selection = Selection.model_validate(plan.selection)
+        selection = plan.read_selection()
         # The job file's own source opens the items where it is of the same kind: signed URLs of an old plan expire,
         # and the plan holds none.
         asked = self.config.selection.source
@@ -309,7 +315,7 @@ class _Run:
         device = choose_device(self.config.runtime.device)
         return InlineExecutor(
             job,
-            load_codec=partial(load_codec, self.config.recipe.codec, device=device),
+            load_codec=partial(make_codec, self.config.recipe.codec, device=device),
             storage=self.storage,
             device=device,
             encoders=self.config.runtime.encoders,
@@ -329,23 +335,9 @@ class _Run:
             sweep_orphans(self.storage, commits=commits, still_ours=self._may_go_on)
 
     def _tell(self, tally: Tally | None, *, message: str | None = None) -> None:
-        elapsed_seconds = time.monotonic() - self.started
-        if tally is None:
-            self.report(Progress(elapsed_seconds=elapsed_seconds, message=message))
-            return
-        self.report(
-            Progress(
-                units=tally.plan.num_units,
-                units_committed=len(tally.unit_ids),
-                items=tally.plan.num_items,
-                rows=tally.rows,
-                rejects=tally.rejects,
-                hours_done=tally.seconds / 3600,
-                hours_total=tally.plan.estimated_seconds / 3600,
-                elapsed_seconds=elapsed_seconds,
-                message=message,
-            )
-        )
+        counts = {} if tally is None else tally.counts()
+        seconds = time.monotonic() - self.started
+        self.report(Progress(**counts, elapsed_seconds=seconds, message=message, watch=self.watch))
 
     def _result(self) -> RunResult:
         plans, totals = self._plans(), total(self._commits())
@@ -377,7 +369,7 @@ class _Run:
 
 
 def _codec_line(facts: CodecFacts) -> str:
-    return f"codec {facts.name}, {facts.num_codebooks} codebooks at {facts.bandwidth_kbps:g} kbps"
+    return f"codec {facts.name}, {count_text(facts.num_codebooks, 'codebook')} at {facts.bandwidth_kbps:g} kbps"
 
 
 def _check_versions(plan: PlanSummary) -> None:

@@ -20,10 +20,11 @@ from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from tokenizer_jobs.commit_records import Commit, CommittedFile, StoredRecord, commit_path
 from tokenizer_jobs.errors import IntegrityError, OutputBusyError
+from tokenizer_jobs.format_version import parse_record
 from tokenizer_jobs.parquet import open_parquet
 from tokenizer_jobs.storage import Storage, StoredFile, numbers_in
 
@@ -316,10 +317,8 @@ def _numbers(storage: Storage) -> list[int]:
 
 def _read(storage: Storage, number: int) -> Receipt:
     path = receipt_path(number)
-    try:
-        receipt = Receipt.model_validate_json(storage.read_bytes(path))
-    except ValidationError as error:
-        raise IntegrityError(f"{path} is no receipt of this version ({error}); restore it from a copy") from error
+    content = storage.read_bytes(path)
+    receipt = parse_record(Receipt, content, origin=path, fault="no receipt", remedy="restore it from a copy")
     if receipt.number != number:
         raise IntegrityError(f"{path} is receipt {receipt.number}: it was moved; put it back")
     return receipt

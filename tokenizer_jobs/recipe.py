@@ -15,12 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tokenizer_jobs.config import AudioRecipe, CodecRecipe, Recipe
 from tokenizer_jobs.errors import ConfigError, IntegrityError
+from tokenizer_jobs.format_version import FORMAT_VERSION, check_format_version, first_fault
 from tokenizer_jobs.hub_features import METADATA_KEY as HUB_KEY
 from tokenizer_jobs.hub_features import features_metadata
 from tokenizer_jobs.storage import Storage, is_url, public_uri
 
 __all__ = [
-    "FORMAT_VERSION",
     "IMPORTED",
     "METADATA_KEY",
     "RECIPE_PATH",
@@ -31,9 +31,6 @@ __all__ = [
     "read_recipe",
     "store_recipe",
 ]
-
-FORMAT_VERSION = 1
-"""Of everything that is written; a reader refuses a higher one."""
 
 RECIPE_PATH = "recipe.json"
 METADATA_KEY = b"tokenizer_jobs"
@@ -150,17 +147,16 @@ class ResolvedRecipe(BaseModel):
             origin: Names them in messages.
 
         Raises:
-            IntegrityError: it is no recipe, or its id is not that of its fields.
+            NewerFormatError: it has a higher format version.
+            IntegrityError: it is no recipe, has fields that are not known, or its id is not that of its fields.
         """
         try:
             fields = json.loads(content)
+            check_format_version(fields.get("format_version"), origin=origin)
             recipe_id = fields.pop("recipe_id")
             recipe = cls.model_validate(fields)
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else repr(error)
-            raise IntegrityError(
-                f"{origin} is not a recipe ({reason}); restore the file, or write to another output"
-            ) from error
+            raise IntegrityError(_refusal(error, origin=origin)) from error
         if recipe_id != recipe.recipe_id:
             raise IntegrityError(
                 f"{origin} says recipe id {recipe_id}, its fields hash to {recipe.recipe_id}: "
@@ -252,6 +248,23 @@ def file_metadata(
         "package_version": importlib.metadata.version("tokenizer-jobs"),
     }
     return {METADATA_KEY: _canonical_json(content), HUB_KEY: features_metadata(schema)}
+
+
+def _refusal(error: Exception, *, origin: str) -> str:
+    """What to say of a recipe that cannot be understood."""
+    if not isinstance(error, ValidationError):
+        return f"{origin} is not a recipe ({error!r}); restore the file, or write to another output"
+    details = error.errors()
+    unknown = [".".join(map(str, detail["loc"])) for detail in details if detail["type"] == "extra_forbidden"]
+    if unknown and len(unknown) == len(details):
+        return (
+            f"{origin} has {', '.join(unknown)}, which this tokenizer-jobs does not know. The recipe id stands for all "
+            "fields, so that none can be passed over: use the tokenizer-jobs that wrote the output, or a newer one"
+        )
+    return (
+        f"{origin} is not a recipe that this tokenizer-jobs understands ({first_fault(error)}); if a newer one wrote "
+        "it, use that, else restore the file, or write to another output"
+    )
 
 
 def _public_name(model: str) -> str:

@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict
 
 from encodec_core import Agreement
 from tokenizer_jobs.commits import read_commit
-from tokenizer_jobs.config import Selection
 from tokenizer_jobs.decode import AudioTarget, decode_items
 from tokenizer_jobs.encoding import EncodecCodec, Waveform, load_codec
 from tokenizer_jobs.errors import ConfigError, ItemError, RejectReason
@@ -291,7 +290,7 @@ def _committed_units(
 ) -> Iterator[tuple[WorkUnit, AudioTarget, SourceConfig]]:
     facts = codec.describe()
     for generation in list_generations(storage):
-        selection = Selection.model_validate(read_plan_summary(storage, generation).selection)
+        selection = read_plan_summary(storage, generation).read_selection()
         target = AudioTarget.for_codec(facts, audio=recipe.audio, filters=selection.filters)
         for unit in read_units(storage, generation):
             yield unit, target, selection.source

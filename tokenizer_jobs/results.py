@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tokenizer_jobs.accounting import Totals
 from tokenizer_jobs.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
+from tokenizer_jobs.watch import Watch
 
 __all__ = [
     "Calibration",
@@ -229,6 +230,8 @@ class Progress:
     """Since the run began."""
     message: str | None = None
     """A line worth telling; None most of the time."""
+    watch: Watch | None = None
+    """What can be asked between this report and the next; None: nothing."""
 
 
 def summary_fields(totals: Totals) -> dict[str, Any]:

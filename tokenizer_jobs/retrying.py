@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from tokenizer_jobs.commits import read_commits
-from tokenizer_jobs.config import JobConfig, Recipe, Selection
+from tokenizer_jobs.config import JobConfig, Recipe
 from tokenizer_jobs.errors import ConfigError, RejectReason, Stage
 from tokenizer_jobs.growth import Grown, Planning
 from tokenizer_jobs.item_columns import user_schema_of
@@ -21,6 +21,7 @@ from tokenizer_jobs.results import RunResult
 from tokenizer_jobs.shards import read_batches
 from tokenizer_jobs.sources import list_names, make_source
 from tokenizer_jobs.storage import Storage
+from tokenizer_jobs.wording import did_you_mean
 
 __all__ = ["retry"]
 
@@ -69,7 +70,8 @@ def retry(
     unknown = sorted(set(reasons) - {str(reason) for reason in RejectReason})
     if unknown:
         known = ", ".join(str(reason) for reason in RejectReason)
-        raise ConfigError(f"--reason {unknown[0]!r} is no reason of a reject; choose of {known}")
+        meant = did_you_mean(unknown[0], map(str, RejectReason))
+        raise ConfigError(f"--reason {unknown[0]!r} is no reason of a reject; choose of {known}{meant}")
     storage = Storage.at(output)
     job = stored_job(storage) if config is None else config.model_copy(update={"output": output})
     choice = Choice(reasons=frozenset(reasons), with_filtered=filtered)
@@ -91,7 +93,7 @@ def stored_job(storage: Storage) -> JobConfig:
             f"the source of output {storage.name!r} was given with a password or a query string, which is never "
             "stored, so that nothing could be opened; pass the job file by --config JOB.yaml (in Python: config=…)"
         )
-    selection = Selection.model_validate(plan.selection)
+    selection = plan.read_selection()
     return JobConfig(output=storage.url, recipe=Recipe(codec=recipe.codec, audio=recipe.audio), selection=selection)
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from tokenizer_jobs.config import JobConfig
+from tokenizer_jobs.config import JobConfig, is_own_codec
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.source_config import PluginSource
 from tokenizer_jobs.sources import lives_in_memory, local_locations
@@ -207,11 +207,15 @@ def _link(path: Path, sent: Path) -> None:
 
 
 def _plugin_files(config: JobConfig) -> Sequence[Path]:
-    """The user's own module or package that a plug-in source lives in; none where it is installed."""
-    source = config.selection.source
-    if not isinstance(source, PluginSource):
-        return ()
-    name = source.kind.partition(":")[0].partition(".")[0]
+    """The user's own modules or packages that source and codec live in; none that is installed."""
+    source, model = config.selection.source, config.recipe.codec.model
+    classes = [source.kind] if isinstance(source, PluginSource) else []
+    classes += [model] if is_own_codec(model) else []
+    return tuple(dict.fromkeys(path for each in classes for path in _own_files(each)))
+
+
+def _own_files(class_name: str) -> Sequence[Path]:
+    name = class_name.partition(":")[0].partition(".")[0]
     found = importlib.util.find_spec(name)
     if found is None or found.origin is None:
         return ()  # it may be on the cluster; if not, the job says so

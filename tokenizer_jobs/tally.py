@@ -1,6 +1,7 @@
 """Counts over the committed units of one generation, added to as units end."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from tokenizer_jobs.commits import Commit
 from tokenizer_jobs.planning import PlanSummary
@@ -33,6 +34,18 @@ class Tally:
         self.rejects += commit.num_rejects
         self.filtered += commit.num_filtered
         self.seconds += commit.audio_seconds
+
+    def counts(self) -> dict[str, Any]:
+        """How far it is, as fields of `Progress`."""
+        return {
+            "units": self.plan.num_units,
+            "units_committed": len(self.unit_ids),
+            "items": self.plan.num_items,
+            "rows": self.rows,
+            "rejects": self.rejects,
+            "hours_done": self.seconds / 3600,
+            "hours_total": self.plan.estimated_seconds / 3600,
+        }
 
     @property
     def failures(self) -> int:

@@ -1,8 +1,9 @@
 """How quantities and notes are worded for people, the same in every command."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 
-__all__ = ["audio_text", "bytes_text", "count_text", "counts_text", "span_text", "speed_text"]
+__all__ = ["audio_text", "bytes_text", "count_text", "counts_text", "did_you_mean", "span_text", "speed_text"]
 
 _SHORTEST_HOURS = 0.1
 
@@ -50,3 +51,10 @@ def bytes_text(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:,.1f} TB"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: `; did you mean files?`, or nothing where none is like it."""
+    by_lower_case = {word.lower(): word for word in known}
+    close = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
+    return f"; did you mean {by_lower_case[close[0]]}?" if close and by_lower_case[close[0]] != name else ""

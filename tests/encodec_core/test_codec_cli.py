@@ -75,6 +75,31 @@ def test_refusals_of_the_program_go_to_standard_error(clip: Path) -> None:
     assert refused.stderr == f"encodec_core: input file {missing} does not exist\n"
 
 
+@pytest.mark.parametrize("words", [[], ["compress"], ["decompress"]])
+def test_help_has_an_example_that_parses(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([*words, "--help"])
+    lines = capsys.readouterr().out.partition("example:\n")[2].splitlines()
+    assert lines
+    for line in lines:
+        assert line.split()[:3] == ["python", "-m", "encodec_core"]
+        command._parser().parse_args(line.split()[3:])
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("compres a.wav", "compress"),
+        ("compress a.wav --bandwidht 3", "--bandwidth"),
+        ("compress a --as encodec_24k", "encodec_24khz"),
+    ],
+)
+def test_misspelt_words_suggest_the_right_one(line: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(line.split())
+    assert f"did you mean {meant}?" in capsys.readouterr().err
+
+
 def test_compress_writes_what_the_library_makes(clip: Path) -> None:
     samples, rate = soundfile.read(clip, dtype="float32")
     waveform = convert_waveform(samples, source_rate=rate, target_rate=24_000, num_channels=1)

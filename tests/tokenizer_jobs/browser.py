@@ -44,10 +44,14 @@ class Tab:
         self._numbers = itertools.count(1)
         self._rest = b""
         self._session: str | None = None
+        self._path: Path | None = None
         self.events: list[dict[str, Any]] = []
 
     def open(self, path: Path) -> None:
-        """Load a file and wait until it is complete."""
+        """Load a file, if it is not the one that is shown, and wait until it is complete."""
+        if path == self._path:
+            return
+        self._session, self._path, self.events = None, path, []
         target = self.ask("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -61,19 +65,20 @@ class Tab:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def show(self, *, width: int, height: int, scheme: str) -> None:
-        """Set the size of the window and the colours that its owner prefers."""
+    def show(self, *, width: int, height: int, scheme: str, media: str = "screen") -> None:
+        """Set the size of the window, the colours that its owner prefers, and whether it is a screen or `print`."""
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
-        self.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.ask("Emulation.setEmulatedMedia", media=media, features=features)
 
     def press(self, key: str, code: int) -> None:
         """Press a key."""
         for kind in ("rawKeyDown", "keyUp"):
             self.ask("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 
-    def take_picture(self, path: Path) -> None:
-        """The whole page as a PNG."""
-        answer = self.ask("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+    def take_picture(self, path: Path, *, is_whole: bool = True) -> None:
+        """The page as a PNG, or only what is in the window."""
+        answer = self.ask("Page.captureScreenshot", format="png", captureBeyondViewport=is_whole)
         path.write_bytes(base64.b64decode(answer["data"]))
 
     def complaints(self) -> list[str]:

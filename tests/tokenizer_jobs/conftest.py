@@ -1,7 +1,5 @@
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -10,24 +8,16 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from tests.conftest import Quickstart
 from tests.tokenizer_jobs.object_stores import serve_objects
 from tokenizer_jobs.storage import Storage
+
+__all__ = ["NOBODY", "PYTHON_PATH", "REPOSITORY", "Quickstart"]
 
 REPOSITORY = Path(__file__).parents[2]
 
 PYTHON_PATH = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
 """For processes that run elsewhere."""
-
-Quickstart = tuple[Path, subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture(scope="session")
-def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Quickstart:
-    """The output of `python -m tokenizer_jobs run configs/quickstart.yaml`, and what the command said."""
-    output = tmp_path_factory.mktemp("quickstart") / "out"
-    words = [sys.executable, "-m", "tokenizer_jobs", "run", "configs/quickstart.yaml", "--output", str(output)]
-    return output, subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-
 
 NOBODY = 65534
 

@@ -42,7 +42,10 @@ class Page:
     def plots(self) -> list[tuple[str, int]]:
         """Label of every plot, and its marks."""
         return [
-            (svg.get("aria-label", ""), sum(1 for one in svg.iter("rect") if one.get("class") != "frame"))
+            (
+                svg.get("aria-label", ""),
+                sum(1 for one in svg.iter() if one.tag in ("rect", "image") and one.get("class") != "frame"),
+            )
             for svg in self.root.iter("svg")
         ]
 

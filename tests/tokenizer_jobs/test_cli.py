@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.tokenizer_jobs.conftest import PYTHON_PATH, REPOSITORY
 from tokenizer_jobs.cli import main
-from tokenizer_jobs.cli.commands import COMMANDS, Command, load_job
-from tokenizer_jobs.cli.flags import job_flags, override
+from tokenizer_jobs.cli.commands import COMMANDS, Command
+from tokenizer_jobs.cli.flags import job_flags, load_job, override
 from tokenizer_jobs.cli.parsing import parse_arguments
 from tokenizer_jobs.config import JobConfig
 from tokenizer_jobs.errors import ConfigError
@@ -234,8 +236,72 @@ class TestRefusals:
         message = refusal(capsys, "run", str(job_file), typed)
         assert "did you mean --recipe.codec.bandwidth-kbps?" in message
 
+    @pytest.mark.parametrize(
+        ("line", "told"),
+        [
+            ("recpie: {}", "unknown key recpie; did you mean recipe?"),
+            ("recipe: {codec: {bandwith_kbps: 3}}", "recipe.codec.bandwith_kbps; did you mean bandwidth_kbps?"),
+            ("recipe: {bandwidth_kbps: 3}", "recipe.bandwidth_kbps; did you mean recipe.codec.bandwidth_kbps?"),
+            ("recipe: {bandwith: 3}", "recipe.bandwith; did you mean recipe.codec.bandwidth_kbps?"),
+            ("recipe: {codec: {x: 1}}", "recipe.codec.x; expected model, revision, bandwidth_kbps, precision"),
+            (
+                "recipe: {codec: {precision: FP32}}",
+                "'FP32': Input should be 'fp32', 'tf32' or 'bf16'; did you mean fp32?",
+            ),
+            ("selection: {source: {kind: fils}}", "selection.source.kind = 'fils': "),
+            ("selection: {source: {kind: fils}}", "did you mean files?"),
+            ("selection: {source: {paths: [a]}}", "selection.source.kind is missing: "),
+            ("selection: {source: {kind: files, paths: [a], patern: b}}", "source.patern; did you mean pattern?"),
+            ("selection: {source: {kind: tar, paths: [a], colums: b}}", "source.colums; did you mean columns?"),
+            ("selection: {source: {kind: files, paths: [a], root: b}}", "it is a key of kind manifest and parquet"),
+        ],
+    )
+    def test_misspelt_key_of_the_file_suggests_the_right_one(self, line: str, told: str) -> None:
+        content = {"output": "out", "selection": {"source": {"kind": "demo"}}} | yaml.safe_load(line)
+        with pytest.raises(ConfigError) as refused:
+            JobConfig.parse(content, origin="job.yaml")
+        assert told in str(refused.value)
+        assert "{" not in str(refused.value)
+
+    def test_misspelt_codec_suggests_the_right_one(
+        self, job_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        message = refusal(capsys, "plan", str(job_file), "--recipe.codec.model", "facebook/encodec-24khz")
+        assert "did you mean facebook/encodec_24khz?" in message
+
+    def test_a_folder_without_a_dump_is_told_in_words(self, job_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        message = refusal(capsys, "import-codes", str(job_file.parent), "out", "--codec", "demo")
+        assert "found .yaml files 1\n" in message
+
     def test_abbreviated_flag_is_no_flag(self, job_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert "no flag --outp" in refusal(capsys, "run", str(job_file), "--outp", "x")
+
+    @pytest.mark.parametrize(
+        ("words", "meant"),
+        [
+            (("export", "out", "there", "--to", "webdatset"), "webdataset"),
+            (("export", "out", "there", "--too", "webdataset"), "--to"),  # and not: --to is missing
+            (("import-codes", "dump", "out", "--layout", "kt"), "KT"),
+            (("report", "out", "--sample", "3"), "--samples"),
+            (("status", "out", "--reject"), "--rejects"),
+            (("run", "job.yaml", "--log-format", "jsn"), "json"),
+        ],
+    )
+    def test_misspelt_words_of_any_command_suggest_the_right_one(
+        self, words: tuple[str, ...], meant: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert f"did you mean {meant}?" in refusal(capsys, *words)
+
+    @pytest.mark.parametrize("command", COMMANDS_FROZEN)
+    def test_what_is_no_number_is_told_in_words(self, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+        """Of every flag that takes a number."""
+        parser = argparse.ArgumentParser()
+        COMMANDS[command].add_arguments(parser)
+        for action in parser._actions:
+            if action.type is not None:
+                message = refusal(capsys, command, action.option_strings[-1], "x1")
+                assert re.search(r"'x1' is no (whole )?number", message), message
 
     def test_misspelt_command_suggests_the_right_one(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert "did you mean verify?" in refusal(capsys, "verfy", "out")
@@ -269,28 +335,41 @@ def _python(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *words], cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
 
-def test_sigterm_while_the_job_is_loaded_is_resumable(tmp_path: Path) -> None:
-    """The source of the job asks for the signal while it lists, long before the first unit."""
-    (tmp_path / "own_source.py").write_text(
-        "import os, signal, time\n"
-        "class Terminating:\n"
-        "    def list(self):\n"
-        "        os.kill(os.getpid(), signal.SIGTERM)\n"
-        "        time.sleep(60)\n"
+def _run_with_source(folder: Path, body: str) -> subprocess.CompletedProcess[str]:
+    """Run a job in a process of its own, whose source does this when it lists."""
+    (folder / "own_source.py").write_text(
+        "import atexit, os, signal, time\n"
+        "from tokenizer_jobs.sources.demo import DemoClips\n"
+        "class Signalling(DemoClips):\n"
+        f"    def list(self):\n        {body}\n        return super().list()\n"
     )
-    (tmp_path / "job.yaml").write_text(
+    (folder / "job.yaml").write_text(
         "output: out\n"
         "recipe: {codec: {model: demo}}\n"
-        "selection: {source: {kind: 'own_source:Terminating'}}\n"
+        "selection: {source: {kind: 'own_source:Signalling'}, limit: 1}\n"
         "runtime: {executor: inline}\n"
     )
     words = [sys.executable, "-m", "tokenizer_jobs", "run", "job.yaml"]
-    environment = os.environ | {"PYTHONPATH": f"{PYTHON_PATH}{os.pathsep}{tmp_path}"}
-    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    environment = os.environ | {"PYTHONPATH": f"{PYTHON_PATH}{os.pathsep}{folder}"}
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_sigterm_while_the_job_is_loaded_is_resumable(tmp_path: Path) -> None:
+    """The source of the job asks for the signal while it lists, long before the first unit."""
+    done = _run_with_source(tmp_path, "os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)")
     assert done.returncode == 75
     assert "the same command resumes" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out" / "_lease.json").exists()
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+def test_a_signal_after_the_job_is_done_does_not_make_it_look_killed(number: str, tmp_path: Path) -> None:
+    done = _run_with_source(
+        tmp_path, f"atexit.register(lambda: [os.kill(os.getpid(), signal.{number}), time.sleep(0.1)])"
+    )
+    assert (done.returncode, done.stdout.partition("\n")[0]) == (0, "done"), done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def _with_execute(execute: Callable[[argparse.Namespace], int]) -> Command:

@@ -30,7 +30,7 @@ class TestWholeJob:
         assert said["snapshot"] == "1"
         assert len(said["digest"]) == 64
         commands = [line for line in facts if line.startswith("  ") and "tokenizer-jobs " in line]
-        assert [line.split()[1] for line in commands] == ["status", "verify", "decode"]
+        assert [line.split()[1] for line in commands] == ["verify", "decode", "report"]
 
     def test_progress_goes_to_stderr_as_lines(self, quickstart: Quickstart) -> None:
         _, done = quickstart

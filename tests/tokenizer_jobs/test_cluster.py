@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ from tokenizer_jobs.source_config import PluginSource, SourceConfig
 from tokenizer_jobs.sources.demo import DemoClips
 from tokenizer_jobs.stopping import StopRequest
 from tokenizer_jobs.storage import Storage
+from tokenizer_jobs.watch import EncoderNow, EncoderState
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -191,7 +193,13 @@ def test_a_record_that_always_kills_its_worker_is_the_only_reject(tmp_path: Path
 def test_an_encoder_that_dies_is_replaced_and_its_units_are_done(tmp_path: Path) -> None:
     units = make_units(6)
     with executor(tmp_path, encoder_class=MortalEncoder, runtime=Runtime(device="cpu", encoders=1)) as running:
-        outcomes = run_all(running, units)
+        assert running.look() == [EncoderNow(name="encoder-0", state=EncoderState.WAITING)]
+        with stop_in_time() as stop:
+            (outcomes, seen) = zip(
+                *((outcome, running.look()) for outcome in running.run(units, stop=stop)), strict=True
+            )
+        assert {each.name for look in seen for each in look} == {"encoder-0.2"}
+        assert EncoderNow(name="encoder-0.2", state=EncoderState.ENCODING, num_units=1) in {*chain(*seen)}
     assert sorted(notes(tmp_path)) == ["encoder-0", "encoder-0.2"]
     assert all(isinstance(outcome, UnitDone) for outcome in outcomes)
     assert_all_rows(tmp_path, units)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import ray
 import ray._private.worker as ray_worker
+from ray._private.utils import check_version_info
 from ray.exceptions import WorkerCrashedError
 
 from tokenizer_jobs.cluster import session
@@ -65,6 +66,15 @@ def test_an_address_that_accepts_and_says_nothing_is_refused_in_time(monkeypatch
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(ConfigError, match="did not answer as a Ray cluster within 2 s"):
             probe(address)
+
+
+def test_a_refusal_for_other_versions_names_both() -> None:
+    mine = {"ray_version": "2.59.0", "python_version": "3.11.2"}
+    with pytest.raises(RuntimeError) as caught:
+        check_version_info(mine, "node 192.0.2.2")
+    message = session._refusal(str(caught.value))
+    assert "Ray: 2.59.0" in message
+    assert f"Ray: {ray.__version__}" in message
 
 
 def test_a_refusal_for_want_of_a_token_says_how_to_give_it() -> None:

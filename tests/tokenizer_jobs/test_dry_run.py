@@ -10,7 +10,7 @@ import soundfile
 
 from tests.tokenizer_jobs.layouts import LAYOUTS, add_part, few_clips
 from tokenizer_jobs import item_table
-from tokenizer_jobs.cli.screens import plan_screen
+from tokenizer_jobs.cli.planning import plan_screen
 from tokenizer_jobs.config import JobConfig
 from tokenizer_jobs.dry_run import headers, plan
 from tokenizer_jobs.dry_run.headers import (

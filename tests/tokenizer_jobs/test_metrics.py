@@ -4,7 +4,7 @@ import re
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -32,17 +32,21 @@ TAG = re.compile(r'(\w+)="([^"]*)"')
 Samples = list[tuple[str, Mapping[str, str], float]]
 
 
-def scrape(output: Path) -> Samples:
-    """What every node of the cluster says of an output, by metric and tags."""
-    found: Samples = []
+def scrape_lines() -> Iterator[str]:
+    """What every node of the cluster says."""
     for node in ray.nodes():  # type: ignore[no-untyped-call]
         url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
         with urllib.request.urlopen(url, timeout=60) as answer:
-            lines = answer.read().decode().splitlines()
-        for name, tags, value in (match.groups() for match in map(SAMPLE.match, lines) if match):
-            named = dict(TAG.findall(tags))
-            if named.get("output") == str(output):
-                found.append((name, named, float(value)))
+            yield from answer.read().decode().splitlines()
+
+
+def scrape(output: Path) -> Samples:
+    """What every node of the cluster says of an output, by metric and tags."""
+    found: Samples = []
+    for name, tags, value in (match.groups() for match in map(SAMPLE.match, scrape_lines()) if match):
+        named = dict(TAG.findall(tags))
+        if named.get("output") == str(output):
+            found.append((name, named, float(value)))
     return found
 
 
@@ -121,6 +125,10 @@ def test_what_prometheus_reads_is_what_the_run_says(tmp_path: Path) -> None:
     assert {name.removesuffix("_sum").removesuffix("_count").removesuffix("_bucket") for name, _, _ in samples} <= set(
         METRICS
     )
+    # Ray keeps a series for every name of a task: they must not grow with the units.
+    names = {dict(TAG.findall(line)).get("Name", "") for line in scrape_lines() if line.startswith("ray_tasks{")}
+    assert {"tokenize a unit", "decode a unit"} <= names
+    assert not [name for name in names if any(commit.unit_id in name for commit in commits) or "part-" in name]
 
 
 def _bytes(commits: list[Commit]) -> int:

@@ -12,7 +12,7 @@ from tests.tokenizer_jobs.test_drop import PowerFailure, assert_whole
 from tests.tokenizer_jobs.test_job import rejects, rows, write_recording
 from tests.tokenizer_jobs.test_retry import fail_at, settings
 from tokenizer_jobs.catalog import read_snapshot
-from tokenizer_jobs.cli.screens import run_screen
+from tokenizer_jobs.cli.running import run_screen
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.growth import fit_user_columns
 from tokenizer_jobs.item_columns import user_schema_of

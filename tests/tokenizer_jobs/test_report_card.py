@@ -54,6 +54,22 @@ def test_rows_and_rejects_are_two_configurations(tmp_path: Path, offline_dataset
     assert load_dataset(str(tmp_path / "out"), "rejects", **where)["id"][:] == ["b"]
 
 
+def test_outputs_of_one_name_and_outputs_that_grew_load_their_own_rows(tmp_path: Path, offline_datasets: None) -> None:
+    from datasets import load_dataset
+
+    def num_loaded(output: Path) -> int:
+        return len(load_dataset(str(output), split="train", cache_dir=str(tmp_path / "cache")))
+
+    first, second = tmp_path / "a" / "speech", tmp_path / "b" / "speech"
+    storage = write_output(first, [[5, 6]])
+    publish_card(storage)
+    publish_card(write_output(second, [[5, 6, 7, 8]]))
+    assert (num_loaded(first), num_loaded(second)) == (2, 4)
+    grow_output(storage, [7])
+    publish_card(storage)
+    assert num_loaded(first) == 3
+
+
 _METADATA = {b"tokenizer_jobs": json.dumps({"recipe_id": RECIPE.recipe_id}).encode()}
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.tokenizer_jobs.conftest import Quickstart
 from tests.tokenizer_jobs.factories import RECIPE, finish_unit, make_reject, plan_output
@@ -20,13 +22,13 @@ from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.lease import Lease
 from tokenizer_jobs.recipe import read_recipe, store_recipe
 from tokenizer_jobs.report import make_report
+from tokenizer_jobs.report.drawing import nice_ticks, time_ticks
 from tokenizer_jobs.report.facts import read_plans
 from tokenizer_jobs.report.html import page
-from tokenizer_jobs.report.markup import Markup, count, percent, short, tag
-from tokenizer_jobs.report.plots import nice_ticks
+from tokenizer_jobs.report.markup import Markup, audio_length, count, percent, short, tag
 from tokenizer_jobs.report.samples import draw_samples
-from tokenizer_jobs.report.spectrogram import RANGE_DB, band_levels, png_of_levels
-from tokenizer_jobs.report.statistics import measure
+from tokenizer_jobs.report.spectrogram import BANDS, RANGE_DB, band_levels, height_of, png_of_levels
+from tokenizer_jobs.report.statistics import Statistics, measure
 from tokenizer_jobs.storage import Storage
 
 SECTIONS = ("overview", "work", "audio", "codes", "rejects", "samples", "provenance")
@@ -72,7 +74,7 @@ def test_the_page_of_a_real_run_is_complete_and_alone(quickstart: Quickstart, tm
     for label, marks in found.plots():
         assert marks > 0, label
     labels = " ".join(label for label, _ in found.plots())
-    for what in ("Seconds of audio per second", "by stage", "by device", "duration", "loudness", "Entropy", "follows"):
+    for what in ("by stage", "duration", "loudness", "Entropy", "follows", "Spectrogram"):
         assert what in labels
     players = found.players()
     assert len(players) == 2 * result.samples == 12
@@ -129,10 +131,11 @@ def test_a_running_job_says_so_and_how_to_look_again(tmp_path: Path) -> None:
     first, _ = plan_output(storage, [["a", "b"], ["c"]])
     finish_unit(storage, first, rejected=[0])
     with Lease(storage, "some-run"):
-        found = _page_of(storage)
+        statistics = measure(storage)
+    found = Page.parse(page(statistics, name="out"))
     words = found.words("overview")
-    assert "1 of 2 units are committed" in words
-    assert "makes it anew" in words
+    assert "1 of 2 units are committed; the job is running." in words
+    assert f"{statistics.made_at:%H:%M:%S UTC on %Y-%m-%d}; the same command makes it anew" in words
     (bar,) = found.root.iter("progress")
     assert (bar.get("value"), bar.get("max")) == ("1", "2")
 
@@ -174,6 +177,28 @@ def test_what_was_sampled_says_so(tmp_path: Path) -> None:
     found = Page.parse(page(measure(storage, budget_seconds=0.0), name="out"))
     assert "A sample: 1 row in 1 of 5 shards" in found.words("audio")
     assert "A sample" in found.words("codes")
+
+
+def test_axes_end_where_the_rows_do_or_where_nothing_can_be(tmp_path: Path) -> None:
+    found = measure(write_output(tmp_path / "out", [[50]] * 2))
+    assert found.content is not None
+    assert _ticks(found, "peak")[-1] == "1"
+    assert _ticks(found, "loudness")[-1] == "0 dB"
+    assert _ticks(found, "silence")[-1] == "100 %"
+    loud = found.content.measures["peak"]
+    loud = loud.model_copy(update={"counts": (*loud.counts[:-1], 3)})
+    content = found.content.model_copy(update={"measures": {**found.content.measures, "peak": loud}})
+    assert _ticks(found.model_copy(update={"content": content}), "peak")[-1] == "1.2"
+
+
+def _ticks(statistics: Statistics, what: str) -> list[str]:
+    """Labels of the axis of x of a histogram."""
+    (plot,) = (
+        svg
+        for svg in Page.parse(page(statistics, name="out")).root.iter("svg")
+        if svg.get("aria-label") == f"Number of rows by {what}"
+    )
+    return [str(text.text) for text in plot.iter("text") if text.get("class") == "tick middle"]
 
 
 def test_an_original_that_is_gone_is_told_beside_its_decoded_audio(tmp_path: Path) -> None:
@@ -259,9 +284,15 @@ class TestParts:
     def test_numbers_are_short(self, number: float, text: str) -> None:
         assert short(number) == text
 
-    @pytest.mark.parametrize(("share", "text"), [(0, "0 %"), (1, "100 %"), (0.125, "12.5 %"), (1e-9, "< 0.001 %")])
-    def test_shares_are_percents(self, share: float, text: str) -> None:
+    @pytest.mark.parametrize(
+        ("share", "text"), [(0, "0 %"), (1, "100 %"), (0.125, "12.5 %"), (1e-9, "< 0.1 %"), (0.9999, "> 99.9 %")]
+    )
+    def test_shares_are_percents_to_a_tenth_and_never_round_to_all_or_nothing(self, share: float, text: str) -> None:
         assert percent(share) == text
+
+    @pytest.mark.parametrize(("hours", "text"), [(9.5 / 3600, "9.5 s"), (0.14, "8 min 24 s"), (1234.5, "1,234.50 h")])
+    def test_audio_is_told_in_minutes_before_hours(self, hours: float, text: str) -> None:
+        assert audio_length(hours) == text
 
     def test_counts_have_separators(self) -> None:
         assert count(1234567) == "1,234,567"
@@ -271,6 +302,13 @@ class TestParts:
         ticks = nice_ticks(low, high)
         assert 1 <= len(ticks) <= 7
         assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in ticks)
+
+    @given(st.floats(0.01, 3e7))
+    def test_ticks_of_time_are_few_inside_and_all_different(self, seconds: float) -> None:
+        ticks = time_ticks(seconds)
+        assert 1 <= len(ticks) <= 18
+        assert all(0 <= tick.place <= seconds * 1.0001 for tick in ticks)
+        assert len({tick.label for tick in ticks}) == len(ticks)
 
     def test_a_spectrogram_is_brightest_where_the_tone_is(self) -> None:
         pil = pytest.importorskip("PIL.Image")
@@ -286,4 +324,5 @@ class TestParts:
         low = 2595 * np.log10(1 + 40 / 700)
         band = (2595 * np.log10(1 + hertz / 700) - low) / (top - low) * (len(levels) - 1)
         assert np.abs((len(levels) - 1 - pixels[:, 40].argmax()) - band) < 1
+        assert height_of(hertz, sample_rate=rate) * BANDS == pytest.approx(band + 0.5)
         assert levels.max() - np.median(levels) > RANGE_DB / 2

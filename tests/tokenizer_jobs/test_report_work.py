@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from tokenizer_jobs.commit_records import Commit, EncodeWork
 from tokenizer_jobs.report import work as work_module
+from tokenizer_jobs.report.sections.work import FEWEST_UNITS, work_section
 from tokenizer_jobs.report.work import WorkLog
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -85,6 +87,8 @@ def test_a_pause_is_no_time_and_what_runs_through_it_makes_it_none() -> None:
     assert work.clock_seconds == pytest.approx(20)
     assert work.pause_seconds == pytest.approx(99_990)
     assert work.speed == pytest.approx(1.0)
+    assert work.pauses_at == pytest.approx([10])
+    assert "1 pause of 1 d 3 h in all left out" in work_section(work)
     log.add(_commit(2, 5, 100_000))
     work = log.work()
     assert work is not None
@@ -102,6 +106,26 @@ def test_units_too_many_to_show_are_thinned_and_counted(monkeypatch: pytest.Monk
     assert len(work.spans) <= 10
     assert len(work.spans) + work.spans_left_out == 95
     assert work.retried_units == 47
+
+
+def test_few_units_are_told_by_one_bar_and_more_of_them_over_time() -> None:
+    log = WorkLog()
+    for index in range(FEWEST_UNITS - 1):
+        log.add(_commit(index, index, 1))
+    for plots in (["Time of all units, by stage"], [*FIRST_PLOTS, "Units by device, over the time of the work"]):
+        section = ElementTree.fromstring(work_section(log.work()))
+        assert [svg.get("aria-label") for svg in section.iter("svg")] == plots
+        log.add(_commit(FEWEST_UNITS, FEWEST_UNITS, 1))
+    (bar, *_) = section.iter("svg")
+    assert [rect.get("class") for rect in bar.iter("rect")] == ["layer-0", "layer-3", "layer-4"]
+    assert [float(str(rect.get("width"))) for rect in bar.iter("rect")] == pytest.approx([460, 230, 230], abs=1)
+
+
+FIRST_PLOTS = [
+    "Time of all units, by stage",
+    "Seconds of audio per second, over the time of the work",
+    "Units in hand by stage, over the time of the work",
+]
 
 
 def test_no_commit_is_no_work() -> None:

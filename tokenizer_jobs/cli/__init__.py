@@ -4,14 +4,21 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from typing import NoReturn
 
 from tokenizer_jobs.cli.commands import COMMANDS
+from tokenizer_jobs.cli.endings import as_process
 from tokenizer_jobs.cli.parsing import did_you_mean, parse_arguments
 from tokenizer_jobs.errors import EXIT_FAILED, ConfigError, TokenizerJobsError
 
-__all__ = ["main"]
+__all__ = ["command_line", "main"]
 
 EXIT_INTERRUPTED = 130
+
+
+def command_line() -> NoReturn:
+    """The command `tokenizer-jobs`: run what the process was started with, and end with its exit code."""
+    as_process(main)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,11 +7,11 @@ from tokenizer_jobs.cli.flags import add_job_flags
 __all__ = [
     "add_audit_arguments",
     "add_decode_arguments",
+    "add_doctor_arguments",
     "add_drop_arguments",
     "add_export_arguments",
     "add_import_arguments",
     "add_log_format",
-    "add_no_arguments",
     "add_plan_arguments",
     "add_report_arguments",
     "add_retry_arguments",
@@ -20,6 +20,10 @@ __all__ = [
     "add_training_arguments",
     "add_verify_arguments",
 ]
+
+
+SHOWN_REJECTS = 20
+"""That `status --rejects` shows unless it is told how many."""
 
 
 def add_job_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,6 +111,14 @@ def add_status_arguments(parser: argparse.ArgumentParser) -> None:
     add_output_arguments(parser)
     add_json_flag(parser)
     parser.add_argument("--watch", action="store_true", help="look again every few seconds until no unit is left")
+    parser.add_argument(
+        "--rejects",
+        metavar="N",
+        nargs="?",
+        type=_positive,
+        const=SHOWN_REJECTS,
+        help="show the first N rejects with what was wrong instead, those of a filter last (default: %(const)s)",
+    )
 
 
 def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,7 +127,7 @@ def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reencode",
         metavar="FRACTION",
-        type=float,
+        type=_number,
         default=0.0,
         help="also encode this share of the rows again from their audio, 0 to 1, and report the match (default: 0)",
     )
@@ -186,7 +198,7 @@ def add_import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--codec", metavar="MODEL", help="codec that made the codes: a hub id, a folder, a .th file")
     parser.add_argument("--revision", metavar="REVISION", help="of a codec of the hub")
     parser.add_argument("--sample-rate", metavar="HZ", type=_positive, help="of a codec that is not at hand")
-    parser.add_argument("--frame-rate", metavar="HZ", type=float, help="frames per second of such a codec")
+    parser.add_argument("--frame-rate", metavar="HZ", type=_number, help="frames per second of such a codec")
     parser.add_argument("--codebook-size", metavar="N", type=_positive, help="entries of a codebook of such a codec")
     add_layout_flags(parser)
     parser.add_argument("--dry-run", action="store_true", help="only say what was guessed, and why; writes nothing")
@@ -219,12 +231,12 @@ def add_audit_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--revision", metavar="REVISION", help="of a codec of the hub")
     parser.add_argument(
-        "--bandwidth-kbps", metavar="KBPS", type=float, help="that the codes should have (default: any)"
+        "--bandwidth-kbps", metavar="KBPS", type=_number, help="that the codes should have (default: any)"
     )
     parser.add_argument(
         "--sample", metavar="N", type=_positive, default=100, help="items to encode again (default: 100)"
     )
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the sample (default: 0)")
+    parser.add_argument("--seed", metavar="N", type=_any_whole, default=0, help="of the sample (default: 0)")
     add_layout_flags(parser)
     add_json_flag(parser)
 
@@ -263,18 +275,35 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(word: str) -> int:
-    number = int(word)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not above 0")
-    return number
+    return _whole(word, least=1)
 
 
 def _not_negative(word: str) -> int:
-    number = int(word)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{number} is below 0")
+    return _whole(word, least=0)
+
+
+def _any_whole(word: str) -> int:
+    return _whole(word, least=None)
+
+
+def _whole(word: str, *, least: int | None) -> int:
+    expected = "" if least is None else f"; expected one from {least} on"
+    try:
+        number = int(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{word!r} is no whole number{expected}") from None
+    if least is not None and number < least:
+        raise argparse.ArgumentTypeError(f"{number} is not above {least - 1}{expected}")
     return number
 
 
-def add_no_arguments(_: argparse.ArgumentParser) -> None:
-    """Take nothing."""
+def _number(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{word!r} is no number") from None
+
+
+def add_doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of `doctor`."""
+    add_json_flag(parser)

@@ -1,22 +1,16 @@
-"""What each command takes and does: a thin layer over the functions of the same names."""
+"""The commands: what each is called, takes, and shows as its example; what it does is in the room of its subject."""
 
 import argparse
-import os
-import shlex
-import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tokenizer_jobs.cli.arguments import (
     add_audit_arguments,
     add_decode_arguments,
+    add_doctor_arguments,
     add_drop_arguments,
     add_export_arguments,
     add_import_arguments,
-    add_no_arguments,
     add_plan_arguments,
     add_report_arguments,
     add_retry_arguments,
@@ -26,20 +20,18 @@ from tokenizer_jobs.cli.arguments import (
     add_verify_arguments,
 )
 from tokenizer_jobs.cli.auditing import audit_command
-from tokenizer_jobs.cli.endings import complain, example_id, sigterm_as_interrupt
+from tokenizer_jobs.cli.dropping import drop_command
 from tokenizer_jobs.cli.exchange import export_command, import_command
-from tokenizer_jobs.cli.flags import as_words, load_job, overrides_in
+from tokenizer_jobs.cli.machine import doctor_command
+from tokenizer_jobs.cli.planning import plan_command
 from tokenizer_jobs.cli.reporting import decode_command, report_command
+from tokenizer_jobs.cli.running import retry_command, run_command
 from tokenizer_jobs.cli.submission import add_submit_arguments, submit_command
+from tokenizer_jobs.cli.training import train_codec_command, train_lm_command
+from tokenizer_jobs.cli.verifying import verify_command
 from tokenizer_jobs.cli.watching import status_command
-from tokenizer_jobs.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ConfigError
 
-if TYPE_CHECKING:
-    from tokenizer_jobs.job import Report
-    from tokenizer_jobs.logs import LogFormat
-    from tokenizer_jobs.results import RunResult
-
-__all__ = ["COMMANDS", "Command", "load_job"]
+__all__ = ["COMMANDS", "Command"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,158 +55,6 @@ class Command:
         return f"{self.name} {self.operands}".strip()
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    from tokenizer_jobs.submission import check_submitted_version
-
-    check_submitted_version(os.environ)
-    config = load_job(arguments)
-
-    def work(report: "Report") -> "RunResult":
-        from tokenizer_jobs.job import run  # imports torch: seconds, in which the display already says something
-
-        return run(config, replace=arguments.replace, report=report)
-
-    return _do(work, log_format=arguments.log_format)
-
-
-def _retry(arguments: argparse.Namespace) -> int:
-    from tokenizer_jobs.config import JobConfig
-
-    config = None if arguments.config is None else JobConfig.load(arguments.config, output=arguments.output)
-
-    def work(report: "Report") -> "RunResult":
-        from tokenizer_jobs.retrying import retry
-
-        return retry(
-            arguments.output,
-            reasons=arguments.reason,
-            filtered=arguments.filtered,
-            config=config,
-            report=report,
-        )
-
-    return _do(work, log_format=arguments.log_format)
-
-
-def _do(work: "Callable[[Report], RunResult]", *, log_format: "LogFormat") -> int:
-    """Work under the progress display, and say how it ended."""
-    from tokenizer_jobs.cli.screens import run_screen
-    from tokenizer_jobs.logs import json_logs
-    from tokenizer_jobs.progress import ProgressDisplay
-
-    try:
-        with sigterm_as_interrupt():
-            with (
-                json_logs(sys.stderr) if log_format == "json" else nullcontext(),
-                ProgressDisplay(sys.stderr, log_format=log_format) as display,
-            ):
-                result = work(display.report)
-            shown_id = example_id(result)
-    except KeyboardInterrupt:  # while loading, planning or publishing; with units in hand `run` stops by itself
-        print("stopped; nothing is lost, and the same command resumes", file=sys.stderr)
-        return EXIT_STOPPED
-    print(run_screen(result, example_id=shown_id))
-    complain(result.problems)
-    return result.exit_code
-
-
-def _plan(arguments: argparse.Namespace) -> int:
-    config = load_job(arguments)
-    from tokenizer_jobs.cli.screens import plan_screen
-    from tokenizer_jobs.dry_run import PriceList, plan
-
-    prices = None if arguments.price is None else PriceList.load(arguments.price)
-    result = plan(config, calibrated=arguments.calibrate, prices=prices)
-    words = ["tokenizer-jobs", "run", arguments.config, *as_words(overrides_in(arguments))]
-    print(result.model_dump_json() if arguments.json else plan_screen(result, run_command=shlex.join(words)))
-    return complain(result.problems)
-
-
-def _verify(arguments: argparse.Namespace) -> int:
-    from tokenizer_jobs.cli.screens import verify_screen
-    from tokenizer_jobs.verification import verify
-
-    result = verify(arguments.output, reencode=arguments.reencode, model=arguments.model)
-    print(result.model_dump_json() if arguments.json else verify_screen(result))
-    return complain(result.problems)
-
-
-def _drop(arguments: argparse.Namespace) -> int:
-    from tokenizer_jobs.cli.screens import drop_screen
-    from tokenizer_jobs.removal import drop
-
-    ids = None if arguments.ids is None else _read_ids(arguments.ids)
-    try:
-        with sigterm_as_interrupt():
-            result = drop(
-                arguments.output,
-                ids=ids,
-                where=arguments.where,
-                missing_ok=arguments.missing_ok,
-                dry_run=arguments.dry_run,
-            )
-    except KeyboardInterrupt:
-        print("stopped; the same command finishes it", file=sys.stderr)
-        return EXIT_STOPPED
-    print(result.model_dump_json() if arguments.json else drop_screen(result))
-    return EXIT_DONE
-
-
-def _read_ids(path: str) -> list[str]:
-    """Ids as they stand in a file, one a line; empty lines are none."""
-    try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--ids {path!r} cannot be read: {error}; expected a text file of one id a line") from error
-    ids = [line for line in text.split("\n") if line]
-    if not ids:
-        raise ConfigError(f"--ids {path!r} holds no id; expected one a line")
-    return [line.removesuffix("\r") for line in ids]
-
-
-def _train_codec(arguments: argparse.Namespace) -> int:
-    from tokenizer_jobs.codec_training import TrainingJob, train_codec
-
-    job = TrainingJob.load(arguments.config, output=arguments.output)
-    try:
-        with sigterm_as_interrupt():
-            result = train_codec(job, say=_say, max_updates=arguments.max_updates)
-    except KeyboardInterrupt:  # before the first update, or a second time
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        return EXIT_STOPPED
-    if not result.is_done:
-        print(f"stopped after update {result.updates}; the same command goes on from there", file=sys.stderr)
-        return EXIT_STOPPED
-    print(f"{result.updates} updates are done; the codec is {result.output / 'model'}")
-    return EXIT_DONE
-
-
-def _train_lm(arguments: argparse.Namespace) -> int:
-    from tokenizer_jobs.codec_training import LanguageModelJob, train_language_model
-
-    job = LanguageModelJob.load(arguments.config, output=arguments.output)
-    try:
-        with sigterm_as_interrupt():
-            result = train_language_model(job, say=_say, max_updates=arguments.max_updates)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        return EXIT_STOPPED
-    print(f"{result.updates} updates are done; the language model is {result.output / 'lm'}")
-    return EXIT_DONE if result.is_done else EXIT_STOPPED
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-def _doctor(_: argparse.Namespace) -> int:
-    from tokenizer_jobs.doctor import examine, findings_text
-
-    findings = examine()
-    print(findings_text(findings))
-    return EXIT_FAILED if any(finding.is_fatal for finding in findings) else EXIT_DONE
-
-
 _DAILY = "jobs"
 _CLUSTER = "on a cluster"
 _CHANGES = "changing an output"
@@ -235,7 +75,7 @@ COMMANDS = {
                 "tokenizer-jobs run job.yaml --output out/low --recipe.codec.bandwidth-kbps 3",
             ),
             add_arguments=add_run_arguments,
-            execute=_run,
+            execute=run_command,
         ),
         Command(
             name="plan",
@@ -249,14 +89,18 @@ COMMANDS = {
                 "    # prices.yaml: machines: [{name: small, cores: 4, gpus: 0, price_per_hour: 0.2, currency: EUR}]",
             ),
             add_arguments=add_plan_arguments,
-            execute=_plan,
+            execute=plan_command,
         ),
         Command(
             name="status",
             operands="OUTPUT",
             group=_DAILY,
             summary="what is committed, running and left; works from any machine",
-            examples=("tokenizer-jobs status out/speech --watch", "tokenizer-jobs status s3://bucket/speech --json"),
+            examples=(
+                "tokenizer-jobs status out/speech --watch",
+                "tokenizer-jobs status out/speech --rejects 50",
+                "tokenizer-jobs status s3://bucket/speech --json",
+            ),
             add_arguments=add_status_arguments,
             execute=status_command,
         ),
@@ -267,7 +111,7 @@ COMMANDS = {
             summary="prove that every item is there once and undamaged; last line: the digest",
             examples=("tokenizer-jobs verify out/speech", "tokenizer-jobs verify out/speech --reencode 0.01"),
             add_arguments=add_verify_arguments,
-            execute=_verify,
+            execute=verify_command,
         ),
         Command(
             name="report",
@@ -303,7 +147,7 @@ COMMANDS = {
                 "tokenizer-jobs retry out/speech --reason unreadable --config job.yaml",
             ),
             add_arguments=add_retry_arguments,
-            execute=_retry,
+            execute=retry_command,
         ),
         Command(
             name="drop",
@@ -315,7 +159,7 @@ COMMANDS = {
                 "tokenizer-jobs drop out/speech --where \"silent_fraction > 0.9 OR speaker = 'p225'\" --dry-run",
             ),
             add_arguments=add_drop_arguments,
-            execute=_drop,
+            execute=drop_command,
         ),
         Command(
             name="decode",
@@ -370,7 +214,7 @@ COMMANDS = {
             summary="train a codec on audio; resumes what was begun",
             examples=("tokenizer-jobs train-codec configs/train_encodec_24khz.yaml --output out/my_codec",),
             add_arguments=add_training_arguments,
-            execute=_train_codec,
+            execute=train_codec_command,
         ),
         Command(
             name="train-lm",
@@ -379,16 +223,16 @@ COMMANDS = {
             summary="train the entropy coder's language model on an output's codes; resumes what was begun",
             examples=("tokenizer-jobs train-lm configs/train_lm.yaml --output out/my_lm",),
             add_arguments=add_training_arguments,
-            execute=_train_lm,
+            execute=train_lm_command,
         ),
         Command(
             name="doctor",
             operands="",
             group=_MACHINE,
             summary="what this machine has, what is missing, and the command that mends it",
-            examples=("tokenizer-jobs doctor",),
-            add_arguments=add_no_arguments,
-            execute=_doctor,
+            examples=("tokenizer-jobs doctor", "tokenizer-jobs doctor --json"),
+            add_arguments=add_doctor_arguments,
+            execute=doctor_command,
         ),
     )
 }

@@ -1,26 +1,42 @@
 """How commands end: what is wrong goes to stderr, and a signal ends them as Ctrl-C does."""
 
+import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import NoReturn
 
 from tokenizer_jobs.errors import EXIT_DONE, EXIT_FAILED, TokenizerJobsError
 
-if TYPE_CHECKING:
-    from tokenizer_jobs.results import RunResult
+__all__ = ["as_process", "complain", "example_id", "sigterm_as_interrupt"]
 
-__all__ = ["complain", "example_id", "sigterm_as_interrupt"]
+
+def as_process(main: Callable[[], int]) -> NoReturn:
+    """Be a process that does one command: once the command's outcome is decided, its exit code is no other any more.
+
+    Python takes a second to end with torch and Ray loaded, in which SIGTERM would make a finished run look killed.
+
+    Args:
+        main: Does the command and gives the exit code.
+    """
+    signal.signal(signal.SIGTERM, _die)
+    sys.exit(main())
+
+
+def _die(number: int, _frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
     """Let SIGTERM end a run as Ctrl-C does wherever the run does not handle it itself, so that the lease is released.
 
-    Outside the main thread, where Python allows no handlers, this does nothing.
+    After it, the process of a command heeds neither (`as_process`); elsewhere SIGTERM is what it was. Outside the main
+    thread, where Python allows no handlers, this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -33,18 +49,22 @@ def sigterm_as_interrupt() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        if previous is _die:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        else:
+            signal.signal(signal.SIGTERM, previous)
 
 
-def example_id(result: "RunResult") -> str | None:
+def example_id(output: str, *, snapshot: int | None) -> str | None:
     """The id of a row, for the command that the screen proposes.
 
-    None where there is none or where it cannot be read: what the run did is done, and it ends as it ended.
+    None where there is no snapshot, or no row, or where it cannot be read: what was done is done, and ends as it ended.
     """
     from tokenizer_jobs.audition import any_row_id
 
     with suppress(TokenizerJobsError, OSError):
-        return any_row_id(result.output) if result.snapshot is not None else None
+        return any_row_id(output) if snapshot is not None else None
     return None
 
 

@@ -28,7 +28,7 @@ def report_command(arguments: argparse.Namespace) -> int:
         print(result.statistics.model_dump_json())
         return complain(result.problems)
     content = result.statistics.content
-    lines = [f"wrote {result.page}: {bytes_text(result.page_bytes)}, {count_text(result.samples, 'sample')}"]
+    lines = [f"done: {bytes_text(result.page_bytes)}, {count_text(result.samples, 'sample')}"]
     if content is not None:
         sampled = f", a sample of {content.shards:,}: --max-seconds 0 reads all" if content.is_sampled else ""
         lines.append(
@@ -36,8 +36,9 @@ def report_command(arguments: argparse.Namespace) -> int:
             f"{span_text(content.seconds)}"
         )
     if result.others:
-        lines.append(f"and beside it {' and '.join(result.others)}")
+        lines.append(f"wrote {' and '.join(result.others)} beside it")
     lines += [f"left {name} alone: it is somebody else's, or was edited" for name in result.left_alone]
+    lines.append(f"the page, for any browser: {result.page}")
     print("\n".join(lines))
     return complain(result.problems)
 

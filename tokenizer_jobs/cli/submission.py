@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tokenizer_jobs.cli.arguments import add_run_arguments
 from tokenizer_jobs.cli.flags import load_job
+from tokenizer_jobs.cli.next_steps import command
 from tokenizer_jobs.errors import EXIT_DONE
 
 if TYPE_CHECKING:
@@ -78,10 +79,11 @@ def run_flags(arguments: argparse.Namespace) -> list[str]:
 def _submitted_screen(submission: "Submission", *, address: str) -> str:
     rows = [
         ("output", submission.metadata["output"]),
-        ("status", f"tokenizer-jobs status {submission.metadata['output']}"),
+        ("status", command("status", submission.metadata["output"])),
         ("log", _ray_job("logs --follow", submission, address=address)),
         ("stop", f"{_ray_job('stop', submission, address=address)}   (what is in hand is finished first)"),
         ("resume", "the same `tokenizer-jobs submit` again"),
+        ("report", command("report", submission.metadata["output"])),
     ]
     return "\n".join([f"submitted {submission.submission_id}", *(f"  {name:<8} {value}" for name, value in rows), ""])
 

@@ -17,7 +17,7 @@ from tokenizer_jobs.cluster.faults import EncoderBrokenError
 from tokenizer_jobs.cluster.metrics import EncoderMeter
 from tokenizer_jobs.cluster.reach import check_reach
 from tokenizer_jobs.config import CodecRecipe
-from tokenizer_jobs.encoding import Codec, EncodeDesk, choose_device, load_codec
+from tokenizer_jobs.encoding import Codec, EncodeDesk, choose_device, make_codec
 from tokenizer_jobs.errors import IntegrityError, TransientError
 from tokenizer_jobs.logs import LogFormat, log_event, start_json_logs
 from tokenizer_jobs.outages import pause_seconds
@@ -126,7 +126,7 @@ class EncoderActor:
         self._num_threads = num_threads
         torch.set_num_threads(num_threads)
         device = choose_device(self._device)
-        codec = load_codec(self._codec_recipe, device=device)
+        codec = make_codec(self._codec_recipe, device=device)
         found = codec.describe().weights_sha256
         if found != self._job.weights_sha256:
             raise IntegrityError(

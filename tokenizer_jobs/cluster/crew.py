@@ -7,23 +7,25 @@ started ──▶ placed (it answers) ──▶ loaded (takes units) ──▶ l
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum, auto
 from typing import Any
 
 import ray
 from ray.exceptions import ActorDiedError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tokenizer_jobs.cluster.faults import Fault, NoEncoderLeftError, classify, first_line
+from tokenizer_jobs.cluster.complaints import cannot_start, import_failure, not_placed, what_is_missing
+from tokenizer_jobs.cluster.faults import Fault, NoEncoderLeftError, classify
 from tokenizer_jobs.cluster.placement import EncoderPlace, Node, Placement, describe_nodes, follow
 from tokenizer_jobs.cluster.ray_state import holds_place
 from tokenizer_jobs.cluster.retry import Attempt, Failure
-from tokenizer_jobs.cluster.session import live_nodes
 from tokenizer_jobs.config import Runtime
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.pipeline import UnitDone
+from tokenizer_jobs.watch import EncoderNow
+from tokenizer_jobs.watch import EncoderState as _State
 
 __all__ = ["Crew", "Ended"]
 
@@ -44,14 +46,6 @@ NODES_SECONDS = 3.0
 
 COMING_SECONDS = 20.0
 """For which units are left to an encoder that finds no place; on a cluster that has one it takes a second or two."""
-
-
-class _State(Enum):
-    PLACING = auto()
-    LOADING = auto()
-    READY = auto()
-    LEAVING = auto()
-    LOST = auto()
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -143,7 +137,13 @@ class Crew:
     @property
     def ready(self) -> list[str]:
         """Names of the encoders that take units."""
-        return [encoder.name for encoder in self._encoders if encoder.state is _State.READY]
+        return [encoder.name for encoder in self._encoders if encoder.state is _State.WAITING]
+
+    def look(self) -> list[EncoderNow]:
+        """What each encoder does, and which were lost and have no successor yet; may be called in any thread."""
+        held = Counter(encoder for encoder, _ in list(self._attempts.values()))
+        seen = [EncoderNow.of(each.name, each.state, num_units=held[each]) for each in list(self._encoders)]
+        return [*seen, *(EncoderNow.of(name, _State.LOST) for name, _ in list(self._vacant))]
 
     @property
     def num_coming(self) -> int:
@@ -160,7 +160,9 @@ class Crew:
         if encoder.decode_tasks != self._placement.decode_tasks:
             encoder.decode_tasks = self._placement.decode_tasks
             encoder.handle.allow_decode_tasks.remote(encoder.decode_tasks)
-        call = encoder.handle.run.options(name=f"tokenize {attempt.unit.part_name}")
+        # One name for all units: Ray keeps a metric's series for each name that a task ever had, here and in the
+        # encoder (2.60), and sorts through all of them every ten seconds: 20 kB of memory a unit.
+        call = encoder.handle.run.options(name="tokenize a unit")
         self._attempts[call.remote(attempt.unit, number=attempt.number, careful=attempt.careful)] = (encoder, attempt)
 
     def wait(self, *, timeout_seconds: float) -> Iterator[Ended]:
@@ -270,10 +272,10 @@ class Crew:
             answer = ray.get(reference)
         except RayError as error:
             if isinstance(error, ActorDiedError) and error.actor_init_failed:
-                raise _cannot_start(encoder.name, _import_failure(error)) from error
+                raise cannot_start(encoder.name, import_failure(error)) from error
             self._lose(encoder, classify(error).message)
             if not self._was_ready and self._num_lost >= MAX_LOST_AT_START:
-                raise _cannot_start(encoder.name, self._last_loss) from error
+                raise cannot_start(encoder.name, self._last_loss) from error
             return
         encoder.since = time.monotonic()
         if encoder.state is _State.PLACING:
@@ -289,7 +291,7 @@ class Crew:
                 encoder.name, answer.pid, answer.host, list(answer.gpu_ids), num_threads,
             )  # fmt: skip
         elif encoder.state is _State.LOADING:
-            encoder.state = _State.READY
+            encoder.state = _State.WAITING
             self._was_ready = True
             _log.info("%s is ready on %s", encoder.name, answer)
 
@@ -341,7 +343,8 @@ class Crew:
         elif now - self._none_placed_since > self._runtime.placement_timeout_seconds and not any(
             now - encoder.since < START_SECONDS for encoder in waiting if holds_place(encoder.handle)
         ):
-            raise self._not_placed()
+            message = not_placed((encoder.place for encoder in self._encoders), self._runtime)
+            raise NoEncoderLeftError(message) if self._was_ready else ConfigError(message)
 
     def _tell_unplaced(self, waiting: Sequence[_Encoder], *, now: float) -> None:
         """Say once that some encoders found no place for long, while others work."""
@@ -353,41 +356,9 @@ class Crew:
                 self._told_unplaced = True
                 _log.warning(
                     "%d of %d encoders have found no place for %.0f s, and the run goes on without them: %s",
-                    len(waiting), len(self._encoders), longest, _needs(waiting),
+                    len(waiting), len(self._encoders), longest, what_is_missing(encoder.place for encoder in waiting),
                 )  # fmt: skip
-
-    def _not_placed(self) -> Exception:
-        message = (
-            f"no encoder found a place on the cluster within {self._runtime.placement_timeout_seconds:g} s: "
-            f"{_needs(self._encoders)}; start nodes that have it, wait for what holds it, "
-            f"{'set runtime.device: cpu, ' if self._placement.encoders[0].gpus else ''}or raise "
-            "runtime.placement_timeout_seconds where nodes are slow to come"
-        )
-        return NoEncoderLeftError(message) if self._was_ready else ConfigError(message)
 
 
 def _num_new(nodes: Sequence[Node], before: Sequence[Node]) -> int:
     return len({node.node_id for node in nodes} - {node.node_id for node in before})
-
-
-def _needs(encoders: Sequence[_Encoder]) -> str:
-    """What encoders ask for, and what of it the cluster has."""
-    asked = " or ".join(sorted({encoder.place.describe() for encoder in encoders})) or "a live node with CPUs"
-    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-    return (
-        f"{len(encoders)} asked for {asked} each; the cluster has {describe_nodes(live_nodes())}, "
-        f"of which {free.get('CPU', 0):g} CPUs, {free.get('GPU', 0):g} GPUs and "
-        f"{free.get('encoder', 0):g} 'encoder' are free"
-    )
-
-
-def _cannot_start(name: str, reason: str) -> ConfigError:
-    return ConfigError(
-        f"{name} cannot start on the cluster ({reason}); check that this package and its dependencies are installed on "
-        "every node, or sent along (working_dir or pip in the runtime environment), and that its memory holds the codec"
-    )
-
-
-def _import_failure(error: ActorDiedError) -> str:
-    lines = [line for line in str(error).splitlines() if "Error" in line]
-    return lines[-1].strip() if lines else first_line(error)

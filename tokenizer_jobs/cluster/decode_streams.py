@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,7 @@ class DecodeFanOut:
         num_tasks = 1 if careful else min(self.tasks_for_next_unit(), len(groups))
         tasks = [
             _DecodeTask(
-                _start(groups[index::num_tasks], fan_out=self, careful=careful, name=f"decode {unit.part_name}"),
+                _start(groups[index::num_tasks], fan_out=self, careful=careful, name="decode a unit"),
                 fan_out=self,
                 careful=careful,
             )
@@ -138,8 +139,7 @@ class DecodeFanOut:
 
 def _start(share: list[Any], *, fan_out: DecodeFanOut, careful: bool, name: str) -> Any:
     # The one place that uses Ray's private spelling of backpressure (2.60); without it a task would fill the store.
-    share_decoder: Any = ray.remote  # its annotations know no keyword-only arguments
-    task = share_decoder(decode_share).options(
+    task = _share_decoder().options(
         name=name,
         num_cpus=fan_out.cpus,
         max_retries=0,
@@ -154,6 +154,13 @@ def _start(share: list[Any], *, fan_out: DecodeFanOut, careful: bool, name: str)
         careful=careful,
         folders=fan_out.folders,
     )
+
+
+@cache
+def _share_decoder() -> Any:
+    """Made once in a process: each one that is made is sent to the cluster, and kept there and in every worker."""
+    make_remote: Any = ray.remote  # its annotations know no keyword-only arguments
+    return make_remote(decode_share)
 
 
 class _DecodeTask:

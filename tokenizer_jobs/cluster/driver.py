@@ -26,6 +26,7 @@ from tokenizer_jobs.logs import active_log_format, log_event
 from tokenizer_jobs.pipeline import UnitJob
 from tokenizer_jobs.records import WorkUnit
 from tokenizer_jobs.stopping import StopRequest
+from tokenizer_jobs.watch import EncoderNow
 
 __all__ = ["RayExecutor"]
 
@@ -58,7 +59,7 @@ class RayExecutor:
         self._job = job
         self._codec_recipe = codec_recipe
         self._runtime = runtime
-        self._encoder_class = encoder_class
+        self._encoder_class: Any = ray.remote(encoder_class)  # once: each one that is made is kept by the cluster
         self._stack = ExitStack()
         self._crew: Crew | None = None
         self._meter: RunMeter | None = None
@@ -108,6 +109,11 @@ class RayExecutor:
         """One line on where the work runs."""
         placed = "not placed yet" if self._placement is None else self._placement.describe()
         return f"{placed}; {self._cluster}"
+
+    def look(self) -> list[EncoderNow]:
+        """What each encoder does now."""
+        crew = self._crew
+        return [] if crew is None else crew.look()
 
     def run(self, units: Iterable[WorkUnit], *, stop: StopRequest) -> Iterator[UnitOutcome]:
         """Give the outcome of each unit as it ends; after a stop request, only of those in flight that finished.
@@ -179,8 +185,7 @@ class RayExecutor:
             folders=tuple(path for path in local_paths if Path(path).is_dir()),
             meter=EncoderMeter(self._job.output, encoder=name),
         )
-        actor = ray.remote(self._encoder_class).options(**options)
-        return actor.remote(
+        return self._encoder_class.options(**options).remote(
             name,
             job=self._job,
             codec_recipe=self._codec_recipe,

@@ -74,7 +74,7 @@ class ReachChecks:
                 continue
             self._started.add(node.node_id)
             check = checker(check_reach).options(
-                name=f"check {node.node_id[:8]}",
+                name="check that a node sees the output",
                 num_cpus=0,
                 max_retries=0,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),

@@ -167,6 +167,10 @@ def probe(address: str) -> None:
 def _refusal(output: str) -> str:
     if "AuthenticationError" in output or "InvalidAuthToken" in output:
         return _AUTHENTICATION_HELP
+    _, found, versions = output.partition("Version mismatch: ")
+    if found:
+        told = " ".join(versions.split())
+        return f"other versions ({told}); install one version of Python and of Ray on every node and here"
     last = output.strip().rsplit("\n", 1)[-1]
     return last or "no reason was given"
 

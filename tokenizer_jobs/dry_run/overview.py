@@ -18,7 +18,7 @@ from tokenizer_jobs.dry_run.costs import UnitWork
 from tokenizer_jobs.dry_run.headers import ReadHeaders, measured_seconds, read_headers, summarize_headers
 from tokenizer_jobs.dry_run.pricing import PriceList, machine_costs
 from tokenizer_jobs.dry_run.warm_up import trial_seconds
-from tokenizer_jobs.encoding import load_codec
+from tokenizer_jobs.encoding import make_codec
 from tokenizer_jobs.errors import ConfigError, RejectReason
 from tokenizer_jobs.growth import EXAMPLES, Planning
 from tokenizer_jobs.item_table import ItemTable
@@ -59,7 +59,7 @@ def plan(config: JobConfig, *, calibrated: bool = False, prices: PriceList | Non
             an output with another recipe. What can be told beside the rest is one of the result's `problems`.
     """
     storage = Storage.at(config.output)
-    codec = load_codec(config.recipe.codec, device=config.runtime.device)
+    codec = make_codec(config.recipe.codec, device=config.runtime.device)
     facts = codec.describe()
     recipe = ResolvedRecipe.resolve(config.recipe, facts)
     problems = _recipe_problems(storage, recipe)

@@ -10,7 +10,7 @@ import numpy as np
 
 from tokenizer_jobs import job  # noqa: F401  # the imports are what is timed
 from tokenizer_jobs.config import CodecRecipe
-from tokenizer_jobs.encoding import Codec, DeviceName, limit_torch_threads, load_codec
+from tokenizer_jobs.encoding import Codec, DeviceName, limit_torch_threads, make_codec
 
 __all__ = ["trial_seconds"]
 
@@ -30,7 +30,9 @@ def trial_seconds(codec: Codec) -> float:
 
 def _main(device: DeviceName, recipe: CodecRecipe) -> None:
     limit_torch_threads(1)
-    load_codec(recipe, device=device).encode([np.zeros((1, 24_000), np.float32)])
+    codec = make_codec(recipe, device=device)
+    facts = codec.describe()
+    codec.encode([np.zeros((facts.channels, facts.sample_rate), np.float32)])
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from tokenizer_jobs.encoding.encodec import (
     describe_codec,
     limit_torch_threads,
     load_codec,
+    make_codec,
     offered_bandwidths,
 )
 
@@ -27,5 +28,6 @@ __all__ = [
     "describe_codec",
     "limit_torch_threads",
     "load_codec",
+    "make_codec",
     "offered_bandwidths",
 ]

@@ -18,12 +18,14 @@ from encodec_core import (
     compare_codes,
 )
 from encodec_core.streaming import why_not_streamed
-from tokenizer_jobs.config import CodecRecipe
+from tokenizer_jobs.config import CodecRecipe, is_own_codec
 from tokenizer_jobs.encoding.codec import Codec, EncodeStream, StreamingCodec, Waveform
+from tokenizer_jobs.encoding.own import load_own_codec
 from tokenizer_jobs.encoding.streams import CausalStream, WindowStream
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.recipe import CodecFacts
 from tokenizer_jobs.records import EncodedItem
+from tokenizer_jobs.wording import did_you_mean
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 
@@ -37,9 +39,12 @@ __all__ = [
     "describe_codec",
     "limit_torch_threads",
     "load_codec",
+    "make_codec",
     "offered_bandwidths",
 ]
 
+PUBLISHED = ("demo", "facebook/encodec_24khz", "facebook/encodec_48khz", "facebook/encodec_32khz")
+"""Names that a misspelt one may stand for."""
 _FRAMES_OF_A_START = 7
 """The encoder's last convolution reflects the start of a recording: shorter ones have other codes."""
 BLOCK_FRAMES = 750
@@ -75,6 +80,8 @@ def describe_codec(recipe: CodecRecipe) -> CodecFacts:
     Raises:
         ConfigError: the model cannot be found or read, or does not offer the bandwidth.
     """
+    if is_own_codec(recipe.model):
+        return load_own_codec(recipe, device="cpu").describe()
     return _facts(_load_model(recipe), recipe)
 
 
@@ -88,11 +95,22 @@ def offered_bandwidths(model: str, *, revision: str | None = None) -> dict[int, 
     return {config.n_q_for(bandwidth): bandwidth for bandwidth in config.target_bandwidths}
 
 
-def load_codec(recipe: CodecRecipe, *, device: DeviceName) -> "EncodecCodec":
-    """Load the codec that a recipe names.
+def make_codec(recipe: CodecRecipe, *, device: DeviceName) -> Codec:
+    """Load the codec that a recipe names: EnCodec, or one of one's own.
 
     Raises:
-        ConfigError: the model cannot be found or read, or does not offer the bandwidth or precision.
+        ConfigError: it cannot be found or read, or does not offer the bandwidth or precision.
+    """
+    if is_own_codec(recipe.model):
+        return load_own_codec(recipe, device=choose_device(device))
+    return load_codec(recipe, device=device)
+
+
+def load_codec(recipe: CodecRecipe, *, device: DeviceName) -> "EncodecCodec":
+    """Load the EnCodec that a recipe names, for what no other codec offers: comparing codes with its plain model.
+
+    Raises:
+        ConfigError: the model cannot be found or read, does not offer the bandwidth or precision, or is no EnCodec.
     """
     torch_device = choose_device(device)
     if recipe.precision != "fp32" and torch_device == "cpu":
@@ -110,9 +128,8 @@ def decode_in_blocks(
     Raises:
         ConfigError: the model cannot be found or read.
     """
-    model = _load_model(recipe)
-    if why_not_streamed(model.config) is not None:
-        yield from load_codec(recipe, device=device).decode([encoded], num_samples=[num_samples])
+    if is_own_codec(recipe.model) or why_not_streamed((model := _load_model(recipe)).config) is not None:
+        yield from make_codec(recipe, device=device).decode([encoded], num_samples=[num_samples])
         return
     num_left = num_samples
     for block in _streamed(StreamingDecoder(model, device=choose_device(device)), _to_codes(encoded)):
@@ -147,10 +164,15 @@ def _load_model(recipe: CodecRecipe) -> EncodecModel:
 
 
 def _read_model(model: str, revision: str | None) -> EncodecModel:
+    if is_own_codec(model):
+        raise ConfigError(
+            f"{model!r} is a codec of your own, and this works with EnCodec alone; give a hub id, a folder, or a file"
+        )
     try:
         return EncodecModel.from_pretrained(model, revision=revision)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"recipe.codec.model = {model!r} cannot be loaded: {error}") from error
+        meant = did_you_mean(model, PUBLISHED)
+        raise ConfigError(f"recipe.codec.model = {model!r} cannot be loaded: {error}{meant}") from error
 
 
 class EncodecCodec:

@@ -12,6 +12,7 @@ from tokenizer_jobs.importing.archives import samples_of
 from tokenizer_jobs.importing.arrays import ARRAY_SUFFIXES, suffix_of
 from tokenizer_jobs.importing.tables import table_rows
 from tokenizer_jobs.storage import SkippedEntry, SourceFile, list_source_files, local_path, open_source
+from tokenizer_jobs.wording import counts_text
 
 __all__ = ["INDEX_NAME", "Candidate", "DumpFiles", "candidates_of", "list_dump"]
 
@@ -82,7 +83,7 @@ def list_dump(paths: tuple[str, ...]) -> DumpFiles:
     if not found:
         raise ConfigError(
             f"{', '.join(paths)} holds no dump of codes; expected {', '.join(ARRAY_SUFFIXES)}, .tar, "
-            f"{' or '.join(TABLE_SUFFIXES)} files, found {skipped or 'nothing'}"
+            f"{' or '.join(TABLE_SUFFIXES)} files, found {counts_text(skipped) if skipped else 'nothing'}"
         )
     if len(found) > 1:
         counts = ", ".join(f"{len(files)} of {kind}" for kind, files in sorted(found.items()))

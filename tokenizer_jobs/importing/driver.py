@@ -231,7 +231,7 @@ class _Import:
         done = {commit.unit_id for commit in self.ledger.commits(plan.generation, with_pending=True)}
         if len(done) >= plan.num_units:
             return
-        form = DumpFormat.from_source(Selection.model_validate(plan.selection).source)
+        form = DumpFormat.from_source(plan.read_selection().source)
         locations = {file.uri: file.location for file, _ in self.files.files}
         with DumpReader(kind=self.files.kind, locations=locations) as reader:
             for unit in read_units(self.storage, plan.generation):

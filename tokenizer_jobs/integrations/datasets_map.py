@@ -12,6 +12,7 @@ from multiprocess.reduction import ForkingPickler
 from tokenizer_jobs.decode import decoder_versions
 from tokenizer_jobs.encoding import DeviceName
 from tokenizer_jobs.errors import ConfigError
+from tokenizer_jobs.format_version import FORMAT_VERSION
 from tokenizer_jobs.integrations.loading import (
     OnError,
     codec_facts,
@@ -22,7 +23,7 @@ from tokenizer_jobs.integrations.loading import (
     target_of,
 )
 from tokenizer_jobs.integrations.tokenizing import add_columns, output_schema, python_columns
-from tokenizer_jobs.recipe import FORMAT_VERSION, CodecFacts
+from tokenizer_jobs.recipe import CodecFacts
 
 if TYPE_CHECKING:
     from datasets import Features

@@ -10,7 +10,7 @@ import torch
 
 from tokenizer_jobs.config import CodecRecipe, Filters, Recipe
 from tokenizer_jobs.decode import AudioTarget
-from tokenizer_jobs.encoding import Codec, DeviceName, choose_device, describe_codec, limit_torch_threads, load_codec
+from tokenizer_jobs.encoding import Codec, DeviceName, choose_device, describe_codec, limit_torch_threads, make_codec
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.recipe import CodecFacts
 from tokenizer_jobs.yaml_files import validated
@@ -58,7 +58,7 @@ def codec_here(recipe: CodecRecipe, *, device: DeviceName) -> Codec:
     """The codec on the current device, loaded once in a process.
 
     Raises:
-        ConfigError: as `load_codec`.
+        ConfigError: as `make_codec`.
     """
     torch_device = choose_device(device)
     return _loaded(recipe, torch_device, torch.cuda.current_device() if torch_device == "cuda" else 0)
@@ -92,4 +92,4 @@ def on_one_thread() -> None:
 
 @lru_cache(maxsize=4)
 def _loaded(recipe: CodecRecipe, device: Literal["cpu", "cuda"], index: int) -> Codec:  # noqa: ARG001  # index: a key
-    return load_codec(recipe, device=device)
+    return make_codec(recipe, device=device)

@@ -21,14 +21,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from tokenizer_jobs.errors import IntegrityError, OutputBusyError
+from tokenizer_jobs.config import Selection
+from tokenizer_jobs.errors import ConfigError, IntegrityError, OutputBusyError
+from tokenizer_jobs.format_version import parse_record
 from tokenizer_jobs.item_columns import StoredItems, item_schema, to_columns, user_schema_of
 from tokenizer_jobs.parquet import open_parquet, read_row_groups
 from tokenizer_jobs.planning.comparison import KNOWN_COLUMNS, KnownItems
 from tokenizer_jobs.records import WorkUnit
 from tokenizer_jobs.storage import Storage, numbers_in
+from tokenizer_jobs.yaml_files import validated
 
 __all__ = [
     "PlanFacts",
@@ -51,7 +54,7 @@ _PLAN_ID_KEY = b"tokenizer_jobs.plan_id"
 class PlanFacts(BaseModel):
     """What is known of a plan before its units are cut."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
     generation: int = Field(ge=1)
     """From 1."""
@@ -77,6 +80,19 @@ class PlanFacts(BaseModel):
     """Whether the job's source had passwords or query strings, which `selection` is without; left out where not."""
     file_metadata: dict[str, str] = Field(default_factory=dict)
     """Metadata of every file of the generation: kept here, so that files of a resumed run have the same."""
+
+    def read_selection(self) -> Selection:
+        """The selection that the generation was planned with.
+
+        Raises:
+            ConfigError: it has what this version of the package does not know: which items it chose, or how their
+                audio is judged, is then not known either.
+        """
+        path = _json_path(self.generation)
+        try:
+            return validated(Selection, self.selection, origin=f"{path}, selection")
+        except ConfigError as error:
+            raise ConfigError(f"{error}; it was planned by another tokenizer-jobs: go on with that one") from error
 
 
 class PlanSummary(PlanFacts):
@@ -181,13 +197,12 @@ def read_plan_summary(storage: Storage, generation: int) -> PlanSummary:
 
     Raises:
         FileNotFoundError: the generation is not planned.
+        NewerFormatError: its file has a higher format version.
         IntegrityError: its file cannot be understood.
     """
     path = _json_path(generation)
-    try:
-        return PlanSummary.model_validate_json(storage.read_bytes(path))
-    except ValidationError as error:
-        raise IntegrityError(f"{path} is no plan summary of this version: {error}") from error
+    content = storage.read_bytes(path)
+    return parse_record(PlanSummary, content, origin=path, fault="no plan summary", remedy="restore it from a copy")
 
 
 def read_units(storage: Storage, generation: int, *, after_index: int = -1) -> Iterator[WorkUnit]:

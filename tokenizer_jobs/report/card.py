@@ -131,7 +131,7 @@ def card_of(statistics: Statistics, *, snapshot: Snapshot | None) -> str:
     counts = statistics.counts
     suffixes = {PurePosixPath(shard.path).suffix for shard in snapshot.shards} if snapshot is not None else set()
     body = [
-        _front_matter(counts, suffix=min(suffixes, default=None)),
+        _front_matter(counts, snapshot, suffix=min(suffixes, default=None)),
         "# Audio codes",
         f"{counts.rows:,} rows, {counts.frames:,} frames, {audio_text(counts.hours)} of audio as discrete codes.",
         facts_table(_facts(statistics)),
@@ -209,12 +209,12 @@ def _planned_hours(plans: list[PlanSummary]) -> float:
     return sum(plan.estimated_seconds for plan in plans if not plan.takes_over) / 3600
 
 
-def _front_matter(counts: Counts, *, suffix: str | None) -> str:
+def _front_matter(counts: Counts, snapshot: Snapshot | None, *, suffix: str | None) -> str:
     configs = []
-    if suffix is not None:
-        configs.append(_config("default", split="train", path=f"codes/*{suffix}"))
+    if suffix is not None and snapshot is not None:
+        configs.append(_config("default", snapshot, path=f"codes/*{suffix}"))
         if counts.rejects:
-            configs.append(_config("rejects", split="train", path=f"rejects/*{suffix}"))
+            configs.append(_config("rejects", snapshot, path=f"rejects/*{suffix}"))
     lines = [
         "---",
         "pretty_name: Audio codes",
@@ -230,8 +230,14 @@ def _front_matter(counts: Counts, *, suffix: str | None) -> str:
     return "\n".join(lines)
 
 
-def _config(name: str, *, split: str, path: str) -> str:
-    return f'- config_name: {name}\n  data_files:\n  - split: {split}\n    path: "{path}"'
+def _config(name: str, snapshot: Snapshot, *, path: str) -> str:
+    # `datasets` 5.2 keeps what it loaded from a folder under the folder's last name and a hash of this block, of which
+    # the files are no part. Without the description another output of that name, or this one once it has grown, gives
+    # the rows that were loaded first.
+    facts = snapshot.facts
+    description = f"snapshot {facts.number} of {facts.created_at.isoformat()}, digest {facts.digest}"
+    files = f'  data_files:\n  - split: train\n    path: "{path}"'
+    return f'- config_name: {name}\n  description: "{description}"\n{files}'
 
 
 def _facts(statistics: Statistics) -> dict[str, object]:

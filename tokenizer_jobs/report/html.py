@@ -48,7 +48,9 @@ def page(
     """
     assert statistics.provenance is not None, "a page is of statistics that were measured"
     style, script = _resource("page.css"), _resource("page.js")
-    title = f"{name.rstrip('/').rpartition('/')[2] or name} · audio codes"
+    state = statistics.counts.state
+    unfinished = "" if state == "done" else f", {_STATES[state]}"
+    title = f"{name.rstrip('/').rpartition('/')[2] or name} · audio codes{unfinished}"
     head = tag(
         "head",
         tag("meta", charset="utf-8"),

@@ -8,8 +8,26 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
-__all__ = ["Markup", "count", "data_uri", "figure", "joined", "percent", "section", "short", "table", "tag"]
+from tokenizer_jobs.wording import audio_text, span_text
 
+__all__ = [
+    "Markup",
+    "audio_length",
+    "count",
+    "data_uri",
+    "figure",
+    "joined",
+    "listed",
+    "percent",
+    "section",
+    "short",
+    "table",
+    "tag",
+    "whole_percent",
+]
+
+_NARROW_COLUMNS = 5
+"""Of a table that can be squeezed onto a phone."""
 _VOID = frozenset({"meta", "link", "img", "br", "hr", "source"})
 # Neither XML nor a reader's screen takes these; lone surrogates stand for bytes that are no UTF-8.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -58,10 +76,15 @@ def section(name: str, title: str, *children: object) -> Markup:
 
 def figure(plot: Markup, *, title: str, note: object = None, rows: Markup | None = None) -> Markup:
     """A plot with its title, and the same as a table for who cannot see it."""
-    caption = tag("figcaption", tag("strong", title), *([" ", tag("span", note, class_="note")] if note else []))
+    caption = tag("figcaption", tag("h3", title), None if note is None else tag("p", note, class_="note"))
     frame = tag("div", plot, class_="plot", tabindex=0, role="region", aria_label=f"{title}, scrollable")
-    shown = None if rows is None else tag("details", tag("summary", "as a table"), rows)
+    shown = None if rows is None else tag("details", tag("summary", f"{title} as a table"), rows)
     return tag("figure", caption, frame, shown)
+
+
+def listed(facts: Iterable[tuple[str, object]]) -> Markup:
+    """Names and what they are, one a line."""
+    return tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in facts), class_="facts")
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Sequence[int] = ()) -> Markup:
@@ -80,7 +103,8 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Se
 
     head = tag("tr", *(cell("th", place, content) for place, content in enumerate(heads)))
     body = [tag("tr", *(cell("td", place, content) for place, content in enumerate(row))) for row in rows]
-    inner = tag("table", tag("thead", head), tag("tbody", *body))
+    is_wide = len(heads) > _NARROW_COLUMNS
+    inner = tag("table", tag("thead", head), tag("tbody", *body), class_="wide" if is_wide else None)
     return tag("div", inner, class_="table", tabindex=0, role="region", aria_label=f"Table: {', '.join(heads)}")
 
 
@@ -89,8 +113,13 @@ def count(number: float) -> str:
     return f"{number:,.0f}"
 
 
+def audio_length(hours: float) -> str:
+    """How much audio: `9.5 s`, `3 min 20 s`, from an hour on `1,234.50 h`."""
+    return span_text(3600 * hours) if hours < 1 else audio_text(hours)
+
+
 def short(number: float) -> str:
-    """A number in a few characters: `0.05`, `12`, `3.4 k`, `2.2 G`."""
+    """A number in a few characters, for axes: `0.05`, `12`, `3.4 k`, `2.2 G`."""
     for factor, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
         if abs(number) >= factor:
             return f"{number / factor:.3g}{unit}" if abs(number) < 100 * factor else f"{number / factor:.0f}{unit}"
@@ -98,6 +127,12 @@ def short(number: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share: `0.04 %`, `12.5 %`."""
-    value = 100 * share
-    return f"{value:.0f} %" if value in (0.0, 100.0) else f"{value:.3g} %" if value >= 0.001 else "< 0.001 %"
+    """A share that was measured, to a tenth: `12.5 %`; what is neither nothing nor all never reads as if it were."""
+    if share in (0.0, 1.0):
+        return f"{100 * share:.0f} %"
+    return "< 0.1 %" if share < 0.0005 else "> 99.9 %" if 0.9995 <= share < 1.0 else f"{100 * share:.1f} %"
+
+
+def whole_percent(share: float) -> str:
+    """A share that was chosen, as ticks and edges are: `20 %`, `0.001 %`."""
+    return f"{100 * share:g} %"

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenizer_jobs.commits import read_all_commits
-from tokenizer_jobs.config import Selection
 from tokenizer_jobs.decode import AudioTarget, decode_items
 from tokenizer_jobs.errors import ConfigError, IntegrityError, ItemError, TransientError
 from tokenizer_jobs.planning import PlanSummary, read_units
@@ -45,6 +44,8 @@ class Clip:
     flac: bytes
     """16 bits, at the codec's rate."""
     seconds: float
+    sample_rate: int
+    """In Hz."""
     png: bytes
     """Its spectrogram."""
 
@@ -175,6 +176,7 @@ def _sample(
         Clip(
             flac=_flac(waveform, sample_rate=facts.sample_rate),
             seconds=waveform.shape[1] / facts.sample_rate,
+            sample_rate=facts.sample_rate,
             png=png_of_levels(level, loudest_db=loudest),
         )
         for waveform, level in zip((decoded, original), levels, strict=False)
@@ -221,7 +223,7 @@ def _original(
     """
     placed = placed_row(row.columns, per_channel=recipe.audio.channels == "each")
     item = _item_of(storage, placed, drawn)
-    selection = Selection.model_validate(plan.selection)
+    selection = plan.read_selection()
     target = AudioTarget.for_codec(facts, audio=recipe.audio, filters=selection.filters)
     steps = decode_items([(0, item)], source=make_source(selection.source), target=target)
 

@@ -3,13 +3,14 @@
 Letters: C channels, n samples, W window, F STFT frames, B bands.
 """
 
+import math
 import struct
 import zlib
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["band_levels", "png_of_levels"]
+__all__ = ["band_levels", "height_of", "png_of_levels"]
 
 WINDOW = 1024
 BANDS = 96
@@ -37,12 +38,22 @@ def band_levels(waveform: Floats, *, sample_rate: int) -> npt.NDArray[np.float64
     starts = np.arange(0, num_samples, hop)
     frames = padded[:, starts[:, None] + np.arange(WINDOW)] * np.hanning(WINDOW)
     power = (np.abs(np.fft.rfft(frames, axis=-1)) ** 2).mean(axis=0)
-    low, high = (2595 * np.log10(1 + hertz / 700) for hertz in (_LOWEST_HZ, sample_rate / 2))
+    low, high = _mel(_LOWEST_HZ), _mel(sample_rate / 2)
     centres = 700 * (10 ** (np.linspace(low, high, BANDS) / 2595) - 1)
     places = centres / (sample_rate / WINDOW)
     smooth = np.stack([np.interp(places, np.arange(power.shape[1]), frame) for frame in power], axis=1)
     levels: npt.NDArray[np.float64] = 10 * np.log10(smooth + 1e-12)
     return levels
+
+
+def height_of(hertz: float, *, sample_rate: int) -> float:
+    """Where a frequency is in a picture of levels: 0 at its lower edge, 1 at its upper one; outside where it is not."""
+    low, high = _mel(_LOWEST_HZ), _mel(sample_rate / 2)
+    return ((_mel(hertz) - low) / (high - low) * (BANDS - 1) + 0.5) / BANDS
+
+
+def _mel(hertz: float) -> float:
+    return 2595 * math.log10(1 + hertz / 700)
 
 
 def png_of_levels(levels: Floats, *, loudest_db: float) -> bytes:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
+from pydantic import Field
+
 from tokenizer_jobs.accounting import Totals, total
 from tokenizer_jobs.catalog import newest_snapshot
 from tokenizer_jobs.commit_records import StoredRecord
@@ -95,7 +97,7 @@ class Content(StoredRecord):
 class Statistics(StoredRecord):
     """What there is to know of an output; `stats.json`."""
 
-    format_version: int = FORMAT_VERSION
+    format_version: int = Field(default=FORMAT_VERSION, ge=1, le=FORMAT_VERSION)
     made_at: datetime
     snapshot: int | None
     """The newest, at the time."""

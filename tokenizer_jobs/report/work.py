@@ -14,10 +14,12 @@ from tokenizer_jobs.commit_records import Commit, StoredRecord
 __all__ = ["Lane", "TimeBin", "UnitSpan", "Work", "WorkLog"]
 
 NUM_BINS = 60
-LONGEST_PAUSE = 60.0
-"""Seconds without any unit in hand, from which they are left out of the clock."""
+LONGEST_PAUSE = 10.0
+"""Seconds without any unit in hand, from which they are left out of the clock. A run that goes on always has some; one
+that is stopped and begun again has none for longer."""
 MOST_SPANS = 2000
 MOST_LANES = 64
+MOST_PAUSES = 50
 STAGES = ("decode_wait", "encode_wait", "encode", "write", "other")
 _CHUNK = 8192
 
@@ -67,6 +69,8 @@ class Work(StoredRecord):
     """From the first unit to the last, without pauses."""
     pauses: int
     pause_seconds: float
+    pauses_at: tuple[float, ...] = ()
+    """Where on the clock they were taken out; the first of them where there are too many to show."""
     speed: float | None
     """Seconds of audio for each second of the clock."""
     stage_seconds: dict[str, float]
@@ -128,6 +132,7 @@ class WorkLog:
             clock_seconds=clock.length,
             pauses=clock.num_pauses,
             pause_seconds=clock.pause_seconds,
+            pauses_at=tuple(clock.pauses_at[:MOST_PAUSES].tolist()),
             speed=total_audio / clock.length if clock.length > 0 else None,
             stage_seconds=dict(zip(STAGES, stages.sum(axis=0).tolist(), strict=True)),
             num_samples=self._num_samples,
@@ -205,6 +210,7 @@ class _Clock:
         resumed = started[order][1:][is_pause]
         left_out = np.concatenate([[0.0], np.cumsum(gaps[is_pause])])
         first = float(started.min())
+        self.pauses_at = resumed - first - left_out[1:]
         self.starts = started - first - left_out[np.searchsorted(resumed, started, side="right")]
         self.ends = finished - first - left_out[np.searchsorted(resumed, started, side="right")]
         self.length = float(self.ends.max())

@@ -14,6 +14,7 @@ from pyarrow import acero
 
 from tokenizer_jobs.catalog import Snapshot, SnapshotFacts, SnapshotShard, read_snapshot
 from tokenizer_jobs.errors import ConfigError, IntegrityError
+from tokenizer_jobs.format_version import check_format_version
 from tokenizer_jobs.recipe import METADATA_KEY
 from tokenizer_jobs.records import RowGroups
 from tokenizer_jobs.row_filter import RowFilter
@@ -107,11 +108,13 @@ def open_snapshot(output: str, *, number: int | None) -> OpenedSnapshot:
     groups = [_groups_of(shard, footers) for shard in snapshot.shards]
     group_rows = [rows for each in groups for rows in each.rows]
     schema = footers[paths[0]].schema
+    recorded = json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))
+    check_format_version(recorded.get("format_version"), origin=paths[0])
     return OpenedSnapshot(
         url=storage.url,
         facts=snapshot.facts,
         paths=paths,
-        recorded=json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}")),
+        recorded=recorded,
         schema=schema.remove_metadata(),
         group_paths=np.repeat(np.arange(len(paths), dtype=np.int32), [len(each.rows) for each in groups]),
         group_numbers=np.array([number for each in groups for number in range(len(each.rows))], np.int32),

@@ -10,6 +10,7 @@ import pyarrow as pa
 from tokenizer_jobs.commit_records import Commit, CommittedFile
 from tokenizer_jobs.digest import Digest
 from tokenizer_jobs.errors import IntegrityError, Stage
+from tokenizer_jobs.format_version import check_format_version
 from tokenizer_jobs.records import RowGroups
 from tokenizer_jobs.row_checks import CheckedRow, file_facts
 from tokenizer_jobs.schema import REJECT_COLUMNS, ROW_COLUMNS
@@ -60,11 +61,12 @@ class FileChecks:
 
     def _wrong_schema(self, commit: Commit, file: CommittedFile) -> str | None:
         schema = read_schema(self.storage, file.path)
+        facts = file_facts(schema)
+        check_format_version(facts.get("format_version"), origin=file.path)
         folder = file.path.partition("/")[0]
         ours = ROW_COLUMNS if folder == CODES_FOLDER else REJECT_COLUMNS
         if not pa.schema(list(schema)[: len(ours)]).equals(ours):
             return " has other columns than the format version says"
-        facts = file_facts(schema)
         if facts.get("recipe_id") != self.recipe_id:
             return f" was made with recipe id {facts.get('recipe_id')}, the output has {self.recipe_id}"
         first, expected = self._schemas.setdefault((commit.generation, folder), (file.path, schema))

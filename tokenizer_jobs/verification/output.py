@@ -22,7 +22,7 @@ from tokenizer_jobs.catalog import (
     snapshot_path,
 )
 from tokenizer_jobs.commits import Commit, CommittedFile, commit_path, committed_unit_ids, read_commit
-from tokenizer_jobs.errors import EXIT_DONE, EXIT_FAILED, ConfigError, IntegrityError
+from tokenizer_jobs.errors import EXIT_DONE, EXIT_FAILED, ConfigError, IntegrityError, NewerFormatError
 from tokenizer_jobs.planning import list_generations, read_plan_summary, read_units
 from tokenizer_jobs.receipts import Receipts, read_receipts, receipt_path
 from tokenizer_jobs.recipe import read_recipe
@@ -77,6 +77,7 @@ def verify(output: str, *, reencode: float = 0.0, model: str | None = None) -> V
 
     Raises:
         ConfigError: this is no output, or the codec that made it cannot be loaded.
+        NewerFormatError: a newer version of this package wrote it.
         TransientError: the storage failed; nothing is known of the rest.
     """
     if not 0 <= reencode <= 1:
@@ -103,6 +104,7 @@ def verify_output(storage: Storage) -> VerifyReport:
 
     Raises:
         ConfigError: this is no output.
+        NewerFormatError: a newer version of this package wrote it.
         TransientError: the storage failed; nothing is known of the rest.
     """
     check = _Check(storage=storage)
@@ -202,6 +204,8 @@ class _Check:
     def _recipe(self) -> Iterator[str]:
         try:
             self.recipe_id = read_recipe(self.storage).recipe_id
+        except NewerFormatError:  # by whose rules nothing here can be judged
+            raise
         except IntegrityError as error:
             yield str(error)
 
@@ -214,6 +218,8 @@ class _Check:
             for unit in read_units(self.storage, generation):
                 planned.add(unit.unit_id)
                 yield from self._unit(unit)
+        except NewerFormatError:
+            raise
         except (IntegrityError, FileNotFoundError, pa.ArrowException, OSError) as error:
             self.blamed |= committed_unit_ids(self.storage, generation)
             yield f"plans/{generation:06d} cannot be read ({error}); restore its .json and .parquet from a copy"

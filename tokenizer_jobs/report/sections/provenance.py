@@ -3,8 +3,8 @@
 import json
 
 from tokenizer_jobs.report.facts import CodecShown, Provenance
-from tokenizer_jobs.report.markup import Markup, count, section, table, tag
-from tokenizer_jobs.wording import audio_text
+from tokenizer_jobs.report.markup import Markup, audio_length, count, listed, section, table, tag
+from tokenizer_jobs.wording import count_text
 
 __all__ = ["provenance_section"]
 
@@ -14,8 +14,8 @@ def provenance_section(provenance: Provenance, codec: CodecShown) -> Markup:
     return section(
         "provenance",
         "Provenance",
-        table(("", ""), [(name, tag("code", value)) for name, value in _codec(codec, provenance) if value]),
-        tag("details", tag("summary", "the recipe"), tag("pre", tag("code", json.dumps(provenance.recipe, indent=2)))),
+        listed((name, tag("code", value)) for name, value in _codec(codec, provenance) if value),
+        tag("details", tag("summary", "The recipe"), tag("pre", tag("code", json.dumps(provenance.recipe, indent=2)))),
         tag("h3", "Generations"),
         _generations(provenance),
         tag("h3", "Snapshots"),
@@ -27,13 +27,14 @@ def _codec(codec: CodecShown, provenance: Provenance) -> list[tuple[str, str | N
     def shown(value: object, unit: str = "") -> str | None:
         return None if value is None else f"{value:g}{unit}" if isinstance(value, float) else f"{value}{unit}"
 
-    books = None if codec.num_codebooks is None else f"{codec.num_codebooks} of {codec.codebook_size} entries"
+    sizes = None if codec.codebook_size is None else f" of {codec.codebook_size:,} entries"
+    books = None if codec.num_codebooks is None else f"{codec.num_codebooks}{sizes or ''}"
     return [
         ("codec", f"{codec.model}{', as imported' if codec.imported else ''}"),
         ("revision", codec.revision),
         ("weights sha256", codec.weights_sha256 or "unknown"),
         ("recipe id", provenance.recipe_id),
-        ("sample rate", shown(codec.sample_rate, " Hz")),
+        ("sample rate", None if codec.sample_rate is None else f"{codec.sample_rate:,} Hz"),
         ("frames per second", shown(codec.frame_rate)),
         ("codebooks", books),
         ("bandwidth", shown(codec.bandwidth_kbps, " kbps")),
@@ -49,7 +50,7 @@ def _generations(provenance: Provenance) -> Markup:
         (
             one.number,
             one.cause,
-            f"{one.created_at:%Y-%m-%d %H:%M}",
+            tag("time", f"{one.created_at:%Y-%m-%d %H:%M}"),
             one.source,
             count(one.items),
             count(one.units),
@@ -58,25 +59,25 @@ def _generations(provenance: Provenance) -> Markup:
         )
         for one in provenance.generations
     ]
-    heads = ("", "cause", "planned, UTC", "source", "items", "units", "decoders", "package")
+    heads = ("generation", "cause", "planned, UTC", "source", "items", "units", "decoders", "package")
     return table(heads, rows, numbers=(0, 4, 5))
 
 
 def _snapshots(provenance: Provenance) -> Markup:
-    older = f"{count(provenance.older_snapshots)} older ones are retired or not shown."
+    older = f"{count_text(provenance.older_snapshots, 'older one')} retired or not shown."
     note = tag("p", older, class_="note") if provenance.older_snapshots else None
     if not provenance.snapshots:
         return tag("div", tag("p", "None yet; a run publishes one when it is done.", class_="empty"), note)
     rows = [
         (
             one.number,
-            f"{one.created_at:%Y-%m-%d %H:%M}",
+            tag("time", f"{one.created_at:%Y-%m-%d %H:%M}"),
             count(one.rows),
             count(one.rejects),
-            audio_text(one.hours),
-            tag("code", one.digest),
+            audio_length(one.hours),
+            tag("code", one.digest, class_="digest"),
         )
         for one in provenance.snapshots
     ]
-    heads = ("", "published, UTC", "rows", "rejects", "audio", "digest")
+    heads = ("snapshot", "published, UTC", "rows", "rejects", "audio", "digest")
     return tag("div", table(heads, rows, numbers=(0, 2, 3, 4)), note)

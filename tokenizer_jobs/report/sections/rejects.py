@@ -17,20 +17,28 @@ def rejects_section(reasons: tuple[ReasonShown, ...], counts: Counts) -> Markup:
         (reason.reason, reason.stage or "", count(reason.items), percent(reason.items / max(1, counts.items)))
         for reason in reasons
     ]
-    note = f"{count_text(counts.rejects, 'item')} without a row, {count(counts.filtered)} of them by filters."
+    by_filters = f", {count(counts.filtered)} of them by filters" if counts.filtered else ""
+    note = f"{count_text(counts.rejects, 'item')} of {count(counts.items)} without a row{by_filters}."
     return section(
         "rejects",
         "Rejects",
         tag("p", note, class_="note"),
-        table(("reason", "stage", "items", "of the items"), rows, numbers=(2, 3)),
-        *(_examples(reason) for reason in reasons if reason.examples),
+        table(("reason", "stage", "items", "of all items"), rows, numbers=(2, 3)),
+        tag("h3", "Examples"),
+        *(_examples(reason, is_open=reason is reasons[0]) for reason in reasons if reason.examples),
     )
 
 
-def _examples(reason: ReasonShown) -> Markup:
+def _examples(reason: ReasonShown, *, is_open: bool) -> Markup:
     rows = [
-        (tag("bdi", tag("code", example.id)), example.message, tag("bdi", tag("code", example.source_uri)))
+        (
+            tag("bdi", tag("code", example.id)),
+            tag("span", example.message, class_="message"),
+            tag("bdi", tag("code", example.source_uri)),
+        )
         for example in reason.examples
     ]
-    shown = f"{reason.reason}: {len(reason.examples)} of {count(reason.items)}"
-    return tag("details", tag("summary", shown), table(("id", "message", "source"), rows))
+    whole = len(reason.examples) == reason.items
+    some = count(reason.items) if whole else f"{len(reason.examples)} of {count(reason.items)}"
+    shown = table(("id", "message", "source"), rows)
+    return tag("details", tag("summary", f"{reason.reason}: {some}"), shown, open="open" if is_open else None)
