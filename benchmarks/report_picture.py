@@ -28,8 +28,10 @@ FORMATS = (("wav", "WAV", "PCM_16"), ("flac", "FLAC", "PCM_16"), ("ogg", "OGG", 
 BLOCK = 4096
 """libsndfile 1.2.2 overflows its stack when a long Vorbis recording is written in one call."""
 STOPPED_AFTER_UNITS = 8
-SIZE = (1200, 1500)
-"""Of the picture, in pixels: the top of the page."""
+WIDTH = 1200
+"""Of the picture, in pixels."""
+LAST_PART = "Units in hand"
+"""Title of the plot that the picture ends below."""
 
 Samples = npt.NDArray[np.float32]
 """[n, C] in [-1, 1]."""
@@ -145,16 +147,24 @@ def _encoded(samples: Samples, *, rate: int, container: str, coding: str | None)
     return content.getvalue()
 
 
+_BOTTOM = f"""
+Math.round(Array.from(document.querySelectorAll("figure")).find(
+  one => one.querySelector("h3").textContent === "{LAST_PART}"
+).querySelector(".plot").getBoundingClientRect().bottom + 4)
+"""
+
+
 def take_picture(page: Path, destination: Path, *, profile: Path) -> None:
     """The top of a page, light."""
     if CHROMIUM is None:
         raise SystemExit("Chromium is not installed (Debian: apt-get install chromium)")
-    width, height = SIZE
     with browser_tab(profile) as tab:
         tab.open(page)
         # Where the output happens to lie says nothing to anybody else.
         tab.evaluate(f"document.querySelector('.where bdi').textContent = 'out/{page.parent.name}'")
-        tab.show(width=width, height=height, scheme="light")
+        tab.show(width=WIDTH, height=900, scheme="light")
+        height = tab.evaluate(_BOTTOM)
+        tab.show(width=WIDTH, height=height, scheme="light")
         tab.take_picture(destination, is_whole=False)
 
 

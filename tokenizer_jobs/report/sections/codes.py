@@ -85,7 +85,7 @@ def _entropies(uses: tuple[CodebookUse, ...], *, entries: int) -> Markup:
             f"{use.entropy_bits:.3f}",
             f"{use.perplexity:,.1f}",
             count(use.dead),
-            f"{use.ideal_kbps:.3f}",
+            f"{use.ideal_kbps:.3f}" if use.ideal_kbps or not use.entropy_bits else "unknown",
             percent(max(use.counts) / use.codes) if use.codes else "0 %",
             count(use.codes),
         )

@@ -30,8 +30,7 @@ def _figures(statistics: Statistics) -> list[tuple[str, str, str]]:
         ("Rejects", count(counts.rejects), _rejected(statistics)),
     ]
     if work is not None and work.speed is not None:
-        pauses = ", without pauses" if work.pauses else ""
-        found.append(("Speed", _speed(work.speed), f"real time, over {span_text(work.clock_seconds)}{pauses}"))
+        found.append(("Speed", _speed(work.speed), f"real time, over {span_text(work.clock_seconds)} of work"))
     if work is not None and work.padding_share is not None:
         found.append(("Padding", percent(work.padding_share), "of the computed samples"))
     found.append(("Size", bytes_text(counts.bytes), f"in {count_text(counts.units_committed, 'unit')}"))
