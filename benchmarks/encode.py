@@ -24,12 +24,11 @@ import torch
 
 from benchmarks.encode_results import ModelResult, row, section, write_plot
 from benchmarks.encode_rows import Measurement, Setting, Task, measure
-from benchmarks.machine import RESULTS
+from benchmarks.machine import RECORDINGS, RESULTS
 from benchmarks.recordings import load_recordings
 from encodec_core import EncodecConfig, EncodecModel
 from tests.fitted_models import make_fitted_model
 
-PROJECT = Path(__file__).parent.parent
 ALLOCATORS = {
     "default": {},
     "tuned": {
@@ -175,7 +174,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="a few rows, in under four minutes")
     parser.add_argument("--repeats", type=int, default=5, help="turns, fewer of slow rows; the first is not counted")
-    parser.add_argument("--audio", type=Path, default=PROJECT.parent / "shared" / "audio", help="real recordings")
+    parser.add_argument("--audio", type=Path, default=RECORDINGS, help="real recordings")
     parser.add_argument("--clips", nargs="+", choices=CLIPS, default=list(CLIPS), help="rows with these; default: all")
     parser.add_argument("--models", nargs="+", metavar="MODEL", help="folders or hub ids; default: random weights")
     parser.add_argument("--results", type=Path, default=RESULTS, help="takes the section; the plot goes beside it")

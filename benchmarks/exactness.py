@@ -1,6 +1,6 @@
 """How many codes of BatchEncoder are not those of the reference for the same recording alone, on real recordings.
 
-    python -m benchmarks.exactness [--audio ../shared/audio] [--seconds 600] [--results RESULTS.md]
+    python -m benchmarks.exactness [--audio FOLDER] [--seconds 600] [--results RESULTS.md]
 
 The reference is `EncodecModel`, whose codes are those of transformers and Meta's encodec (the project's tests say so),
 on one thread, one recording at a time. BatchEncoder gets 16 recordings a call, on one thread and on two. The table is
@@ -19,7 +19,7 @@ import soxr
 import torch
 from torch import Tensor
 
-from benchmarks.machine import RESULTS, describe_machine
+from benchmarks.machine import RECORDINGS, RESULTS, describe_machine
 from encodec_core import BatchEncoder, Codes, EncodecConfig, EncodecModel, compare_codes
 from encodec_core.fast.native import why_absent
 from tests.fitted_models import make_fitted_model
@@ -96,7 +96,7 @@ def _model(name: str) -> EncodecModel:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.exactness", description=__doc__)
-    parser.add_argument("--audio", type=Path, default=Path("../shared/audio"))
+    parser.add_argument("--audio", type=Path, default=RECORDINGS, help="real recordings")
     parser.add_argument("--seconds", type=float, default=600.0, help="audio for each codec, default %(default)s")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()

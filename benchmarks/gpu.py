@@ -39,12 +39,11 @@ from benchmarks.gpu_rows import (
     take_turns,
 )
 from benchmarks.gpu_stages import stage_lines
-from benchmarks.machine import RESULTS, describe_machine
+from benchmarks.machine import PROJECT, RECORDINGS, RESULTS, describe_machine
 from encodec_core import EncodecModel
 from encodec_core.fast.precision import Precision
 from tests.fitted_models import PRESETS, make_fitted_model, synthetic_waveform
 
-PROJECT = Path(__file__).parent.parent
 BANDWIDTHS_KBPS = {"encodec_24khz": 6.0, "encodec_48khz": 12.0}
 """At which eight codebooks are in use."""
 GFLOP = {"encodec_24khz": 2.98, "encodec_48khz": 5.98}
@@ -302,7 +301,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
     parser.add_argument("--quick", action="store_true", help="fewer rows, and fewer turns of slow ones")
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--audio", type=Path, default=PROJECT.parent / "shared" / "audio", help="real recordings")
+    parser.add_argument("--audio", type=Path, default=RECORDINGS, help="real recordings")
     parser.add_argument("--job-scale", type=float, default=32.0, help="32 are 128 songs of 4 minutes")
     parser.add_argument("--results", type=Path, default=RESULTS, help="takes the sections")
     arguments = parser.parse_args()

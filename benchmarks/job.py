@@ -32,7 +32,7 @@ from benchmarks.corpora import CORPORA, Corpus, build_corpus
 from benchmarks.encode import ALLOCATORS
 from benchmarks.job_codes import differing_codes, read_codes
 from benchmarks.job_results import OURS, CorpusResult, Run, System, section, write_plot
-from benchmarks.machine import RESULTS
+from benchmarks.machine import PROJECT, RECORDINGS, RESULTS
 from benchmarks.process_tree import run_in_tree
 from encodec_core import EncodecConfig
 from tests.encodec_core.models import in_meta
@@ -41,7 +41,6 @@ from tokenizer_jobs.commits import read_commits
 from tokenizer_jobs.machine import available_cpus
 from tokenizer_jobs.storage import Storage
 
-PROJECT = Path(__file__).parent.parent
 STAND_INS = PROJECT / "tests" / "stand_ins"
 """Holds the torchaudio that Meta's package imports and never calls."""
 TRIAL_SECONDS = 60
@@ -210,7 +209,7 @@ def main() -> None:
     )
     systems = [OURS, *peers.PEERS]
     parser.add_argument("corpora", nargs="+", choices=CORPORA, metavar="CORPUS", help=", ".join(CORPORA))
-    parser.add_argument("--audio", type=Path, default=PROJECT.parent / "shared" / "audio", help="real recordings")
+    parser.add_argument("--audio", type=Path, default=RECORDINGS, help="real recordings")
     parser.add_argument("--scale", type=float, default=1.0, help="of the corpora; 0.1 is a quick look")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--cache", type=Path, help="keeps corpora and model between calls; default: a temporary folder")

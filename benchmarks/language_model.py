@@ -1,6 +1,6 @@
 """Entropy coding of real EnCodec codes: a histogram, an order-1 model and the paper's language model on one split.
 
-    python -m benchmarks.language_model ../shared/golden_tokens/bark --resume FOLDER [--updates 4000] [--minutes 60]
+    python -m benchmarks.language_model FOLDER_OF_PROMPTS --resume FOLDER [--updates 4000] [--minutes 60]
 
 FOLDER of codes: `.npz` files with `fine_prompt` [8, T], codes of the released 24 kHz model at 6 kbps. They are split as
 `tokenizer_jobs.codec_training.count_models` says; all three models are fitted to the same files. Rates are those of an

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-__all__ = ["RESULTS", "busy_core_seconds", "describe_machine"]
+__all__ = ["PROJECT", "RECORDINGS", "RESULTS", "busy_core_seconds", "describe_machine"]
 
-RESULTS = Path(__file__).parent / "RESULTS.md"
+PROJECT = Path(__file__).parent.parent
+RESULTS = PROJECT / "benchmarks" / "RESULTS.md"
+RECORDINGS = PROJECT.parent / "shared" / "audio"
+"""Real recordings, where they lie beside the project."""
 
 
 def describe_machine(*, packages: Sequence[str]) -> str:

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.breakdown import Breakdown, elu_nanoseconds, timed_kernels
-from benchmarks.encode import CLIPS, PROJECT, make_models
+from benchmarks.encode import CLIPS, make_models
 from benchmarks.flops import count_flops
-from benchmarks.machine import RESULTS, busy_core_seconds
+from benchmarks.machine import RECORDINGS, RESULTS, busy_core_seconds
 from benchmarks.peaks import try_bandwidths, try_fp32
 from benchmarks.recordings import load_recordings
 from benchmarks.roofline_results import CodecShare, Share, section, write_plot
@@ -137,7 +137,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="without the longest clips, two turns")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--audio", type=Path, default=PROJECT.parent / "shared" / "audio", help="real recordings")
+    parser.add_argument("--audio", type=Path, default=RECORDINGS, help="real recordings")
     parser.add_argument("--models", nargs="+", metavar="MODEL", help="folders or hub ids; default: random weights")
     parser.add_argument("--results", type=Path, default=RESULTS, help="takes the section; the plot goes beside it")
     arguments = parser.parse_args()

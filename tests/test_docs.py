@@ -173,7 +173,7 @@ class TestTroubleshooting:
         "message",
         [
             span
-            for line in prose_of(TEXTS.get(TROUBLE, ""))
+            for line in prose_of(TEXTS[TROUBLE])
             if line.startswith("| ")
             for span in code_spans(line.removeprefix("| ").partition(" | ")[0])
         ],
@@ -195,11 +195,15 @@ def _follow_each_other(parts: list[str], text: str) -> bool:
 
 @cache
 def _messages() -> tuple[str, ...]:
-    """Every text in the code, a NUL for what is put into it."""
+    """Every text in the code that is no docstring, a NUL for what is put into it."""
     found = set[str]()
     for package in ("tokenizer_jobs", "encodec_core"):
         for path in (REPOSITORY / package).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+            for node in ast.walk(tree):
+                if id(node) in docstrings:
+                    continue
                 if isinstance(node, ast.JoinedStr):
                     found.add(
                         "".join(str(part.value) if isinstance(part, ast.Constant) else "\0" for part in node.values)

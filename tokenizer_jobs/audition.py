@@ -85,7 +85,7 @@ def _find(storage: Storage, snapshot: Snapshot, *, row_id: str) -> StoredRow:
     if row is not None:
         return row
     close = _close_ids(itertools.islice(_ids(storage, snapshot), SEARCHED_IDS), row_id)
-    hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "the column `id` of codes/ lists them"
+    hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "the column `id` of codes/ lists them."
     raise ConfigError(
         f"--id {row_id!r} is no row of snapshot {snapshot.number} of {storage.name!r} ({snapshot.facts.rows} rows); "
         f"{hint} A rejected item has no codes; rejects/ has its reason"

@@ -45,7 +45,7 @@ from tokenizer_jobs.storage import Storage
 from tokenizer_jobs.sweeping import sweep_orphans
 from tokenizer_jobs.tally import Tally
 from tokenizer_jobs.watch import Watch
-from tokenizer_jobs.wording import count_text
+from tokenizer_jobs.wording import count_text, counts_text
 
 __all__ = ["MakeExecutor", "Report", "execute", "run"]
 
@@ -193,7 +193,7 @@ class _Run:
         failures = totals.rejects - totals.filtered
         if plan.cause != "replace" or fraction is None or failures <= fraction * plan.num_items:
             return False
-        reasons = ", ".join(f"{reason} {count}" for reason, count in totals.rejects_by_reason.items())
+        reasons = counts_text(totals.rejects_by_reason)
         self.problems.append(
             f"{failures} of {plan.num_items} inputs that changed are rejects now ({reasons}), more than "
             f"selection.max_reject_fraction = {fraction} allows, so that the rows from before were left in place; "
@@ -253,7 +253,7 @@ class _Run:
     def _judge(self, totals: Totals) -> None:
         """Fail the run when too many of the output's items are rejects; what is committed stays, unpublished."""
         failures, fraction = totals.rejects - totals.filtered, self.config.selection.max_reject_fraction
-        reasons = ", ".join(f"{reason} {count}" for reason, count in totals.rejects_by_reason.items())
+        reasons = counts_text(totals.rejects_by_reason)
         if fraction is not None and failures > fraction * self._num_planned():
             self.problems.append(
                 f"{failures} of {self._num_planned()} items are rejects ({reasons}), more than "

@@ -94,12 +94,14 @@ def validated(model: type[Model], content: Mapping[str, Any], *, origin: str) ->
 class _StrictLoader(yaml.SafeLoader):
     """Safe YAML that refuses a key given twice, of which plain YAML keeps the last in silence."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
-        doubled = [key for number, key in enumerate(keys) if key in keys[:number]]
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # As the file has it: a key beside `<<` is there to take the place of one that is merged in.
+        node = super().compose_mapping_node(anchor)
+        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        doubled = [name for number, (tag, name) in enumerate(keys) if (tag, name) in keys[:number]]
         if doubled:
             raise yaml.constructor.ConstructorError(None, None, f"key {doubled[0]!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep=deep)
+        return node
 
 
 def _explain(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:

@@ -13,6 +13,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(num_threads)
 
 
+@pytest.fixture
+def restore_num_threads() -> Iterator[None]:
+    """Lets a test set the number of torch's threads."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def no_random_numbers_leak() -> Iterator[None]:
     """Fail a test that draws from torch's global generator, which would make the tests after it depend on it."""

@@ -1,7 +1,7 @@
 """Latents of the fast path against the plain model's: equal to 1e-12 in float64, and to the bit in any company."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 
 import pytest
@@ -69,13 +69,6 @@ def in_groups(encoder: LaneEncoder, audio: Sequence[Tensor]) -> list[Tensor]:
 def largest_difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     assert [latents.shape for latents in found] == [latents.shape for latents in expected]
     return max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
-
-
-@pytest.fixture
-def restore_num_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 class TestProofInFloat64:

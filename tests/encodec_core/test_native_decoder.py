@@ -4,7 +4,7 @@ Letters in shapes: K codebooks, T frames, C channels, S stride.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any
@@ -99,13 +99,6 @@ def plain(name: str, codes: Tensor) -> Tensor:
 def relative_error(found: Tensor, expected: Tensor) -> float:
     assert found.shape == expected.shape
     return float((found - expected).pow(2).mean().sqrt() / expected.pow(2).mean().sqrt())
-
-
-@pytest.fixture
-def restore_num_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 class TestAgreement:

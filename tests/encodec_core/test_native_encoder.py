@@ -167,13 +167,6 @@ class TestBitsOfTheModel:
             assert agreement.is_faithful, f"{waveform.shape[1]} samples: {agreement}"
 
 
-@pytest.fixture
-def restore_num_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @needs_kernels
 class TestCompany:
     lengths = (1, 319, 321, 2240, 5001, ROUND, ROUND + 11_000, 120_000)

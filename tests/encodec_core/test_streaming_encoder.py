@@ -2,7 +2,7 @@
 
 import copy
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -89,13 +89,6 @@ def is_equal(found: Codes, expected: Codes) -> bool:
         and torch.equal(found.scales, expected.scales)
         and torch.equal(found.window_frames, expected.window_frames)
     )
-
-
-@pytest.fixture
-def restore_num_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 class TestProofInFloat64:

@@ -8,8 +8,9 @@ from typing import NoReturn
 
 from tokenizer_jobs.cli.commands import COMMANDS
 from tokenizer_jobs.cli.endings import as_process
-from tokenizer_jobs.cli.parsing import did_you_mean, parse_arguments
+from tokenizer_jobs.cli.parsing import parse_arguments
 from tokenizer_jobs.errors import EXIT_FAILED, ConfigError, TokenizerJobsError
+from tokenizer_jobs.wording import did_you_mean
 
 __all__ = ["command_line", "main"]
 
@@ -29,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(words)
+        exit_code = _dispatch(words)
+        sys.stdout.flush()  # what is still buffered would meet a reader that is gone at exit, where nobody catches it
     except BrokenPipeError:
         # The reader of our output is gone (`... | head`). Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -43,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+    return exit_code
 
 
 def _dispatch(words: list[str]) -> int:
@@ -55,8 +58,7 @@ def _dispatch(words: list[str]) -> int:
     command = COMMANDS.get(words[0])
     if command is None:
         raise ConfigError(
-            f"there is no command {words[0]!r}{did_you_mean(words[0], list(COMMANDS))}; "
-            f"expected one of {', '.join(COMMANDS)}"
+            f"there is no command {words[0]!r}; expected one of {', '.join(COMMANDS)}{did_you_mean(words[0], COMMANDS)}"
         )
     try:
         arguments = parse_arguments(command, words[1:])

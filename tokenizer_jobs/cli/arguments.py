@@ -11,7 +11,6 @@ __all__ = [
     "add_drop_arguments",
     "add_export_arguments",
     "add_import_arguments",
-    "add_log_format",
     "add_plan_arguments",
     "add_report_arguments",
     "add_retry_arguments",

@@ -23,7 +23,18 @@ def as_process(main: Callable[[], int]) -> NoReturn:
         main: Does the command and gives the exit code.
     """
     signal.signal(signal.SIGTERM, _die)
+    _fill_closed_streams()
     sys.exit(main())
+
+
+def _fill_closed_streams() -> None:
+    """Let what goes to a closed stdout or stderr (`>&-`) go nowhere: the next opened file would get its descriptor."""
+    while (null := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.dup(null), "w", encoding="utf-8"))
+    os.close(null)
 
 
 def _die(number: int, _frame: FrameType | None) -> None:

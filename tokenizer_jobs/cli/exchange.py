@@ -54,18 +54,15 @@ def import_command(arguments: argparse.Namespace) -> int:
                 dry_run=arguments.dry_run,
                 say=note,
             )
+            # Decoding needs the codec, which nobody has where only its numbers were given.
+            can_decode = arguments.codec is not None and not result.dry_run and not arguments.json
+            shown_id = example_id(result.output, snapshot=result.snapshot) if can_decode else None
     except KeyboardInterrupt:
         print("stopped; nothing is lost, and the same command resumes", file=sys.stderr)
         return EXIT_STOPPED
     if arguments.codec is not None:
         note(f"warning: nothing proves that {arguments.codec} made these codes; decode some and listen")
-    if arguments.json:
-        print(result.model_dump_json())
-    else:
-        # Decoding needs the codec, which nobody has where only its numbers were given.
-        can_decode = arguments.codec is not None and not result.dry_run
-        shown_id = example_id(result.output, snapshot=result.snapshot) if can_decode else None
-        print(import_screen(result, example_id=shown_id))
+    print(result.model_dump_json() if arguments.json else import_screen(result, example_id=shown_id))
     return complain(result.problems)
 
 

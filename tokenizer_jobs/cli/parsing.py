@@ -7,8 +7,9 @@ from typing import Any, NoReturn
 
 from tokenizer_jobs.cli.commands import Command
 from tokenizer_jobs.errors import ConfigError
+from tokenizer_jobs.wording import did_you_mean
 
-__all__ = ["did_you_mean", "parse_arguments"]
+__all__ = ["parse_arguments"]
 
 
 def parse_arguments(command: Command, words: Sequence[str]) -> argparse.Namespace:
@@ -53,14 +54,15 @@ def _check_flags(words: Sequence[str], *, parser: argparse.ArgumentParser, name:
             return
         if flag.startswith("--") and " " not in flag and flag not in options:
             raise ConfigError(
-                f"tokenizer-jobs {name} has no flag {flag}{did_you_mean(flag, options)}; "
-                f"`tokenizer-jobs {name} --help` lists what it takes"
+                f"tokenizer-jobs {name} has no flag {flag}; `tokenizer-jobs {name} --help` lists what it takes"
+                f"{_meant_flag(flag, options)}"
             )
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{self.prog}: {message}; `{self.prog} --help` shows an example")
+        end = " " if message.endswith("?") else "; "
+        raise ConfigError(f"{self.prog}: {message}{end}`{self.prog} --help` shows an example")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
@@ -75,11 +77,16 @@ def _dashed(word: str) -> str:
     return name.replace("_", "-") + equals + value if name.startswith("--") else word
 
 
-def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """Suggest the known name that was meant, by likeness or by its last word; empty where none comes close."""
-    by_last_word = [option for option in known if option.rpartition(".")[2] == name.lstrip("-").rpartition(".")[2]]
-    last_words = {option.lstrip("-").rpartition(".")[2]: option for option in known}
-    same_letters = [option for option in known if option.lower() == name.lower()]
-    close = same_letters or difflib.get_close_matches(name, known, n=1) or by_last_word
-    close = close or [last_words[word] for word in difflib.get_close_matches(name.lstrip("-"), last_words, n=1)]
-    return f" (did you mean {close[0]}?)" if close else ""
+def _meant_flag(flag: str, options: Sequence[str]) -> str:
+    """The end of a message about an unknown flag: one that is like it, else one whose last word is."""
+    meant = did_you_mean(flag, options)
+    if meant:
+        return meant
+    by_last_word = {_last_word(option): option for option in reversed(options)}
+    close = difflib.get_close_matches(_last_word(flag), by_last_word, n=1)
+    return f"; did you mean {by_last_word[close[0]]}?" if close else ""
+
+
+def _last_word(flag: str) -> str:
+    """`bandwidth-kbps` of `--recipe.codec.bandwidth-kbps`."""
+    return flag.lstrip("-").rpartition(".")[2]

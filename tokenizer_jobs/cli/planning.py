@@ -4,9 +4,9 @@ import argparse
 from typing import TYPE_CHECKING
 
 from tokenizer_jobs.cli.endings import complain
-from tokenizer_jobs.cli.facts import left_alone, on_one_line, shortened, such_as, table
+from tokenizer_jobs.cli.facts import Fact, left_alone, on_one_line, shortened, such_as, table
 from tokenizer_jobs.cli.flags import as_words, load_job, overrides_in
-from tokenizer_jobs.cli.next_steps import command
+from tokenizer_jobs.cli.next_steps import command, next_steps
 from tokenizer_jobs.wording import audio_text, bytes_text, count_text, counts_text, span_text, speed_text
 
 if TYPE_CHECKING:
@@ -62,15 +62,13 @@ def plan_screen(result: "PlanResult", *, run_command: str) -> str:
     facts += [("cost", _cost(machine)) for machine in result.costs]
     open_units = result.units - result.units_committed
     if result.problems:
-        end = "a run would be refused:"  # the problems follow on stderr
-    elif open_units:
-        end = f"next:\n  {run_command}"
+        end = ["", "a run would be refused:"]  # the problems follow on stderr
     else:
-        end = "nothing to do"
-    return "\n".join(["plan (nothing was written)", *table(facts), "", end])
+        end = next_steps(run_command) if open_units else ["", "nothing to do"]
+    return "\n".join(["plan (nothing was written)", *table(facts), *end])
 
 
-def _planned_work(result: "PlanResult") -> list[tuple[str, str]]:
+def _planned_work(result: "PlanResult") -> list[Fact]:
     rates = {f"{rate} Hz" if rate.isdigit() else rate: hours for rate, hours in result.hours_by_sample_rate.items()}
     layouts = {_LAYOUTS.get(name, f"{name} channels"): hours for name, hours in result.hours_by_channels.items()}
     open_units = result.units - result.units_committed
@@ -100,7 +98,7 @@ def _hours(by_name: dict[str, float]) -> str:
     return ", ".join(f"{name} {audio_text(hours)}" for name, hours in by_name.items()) or "none"
 
 
-def _predictions(found: "Calibration") -> list[tuple[str, str]]:
+def _predictions(found: "Calibration") -> list[Fact]:
     rates = [
         f"{name} at {speed_text(1 / cost)} per {unit}"
         for name, cost, unit in (

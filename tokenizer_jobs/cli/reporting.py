@@ -50,6 +50,6 @@ def decode_command(arguments: argparse.Namespace) -> int:
     decoded = decode_to_wav(arguments.output, row_id=arguments.id, destination=arguments.wav, model=arguments.model)
     print(
         f"wrote {decoded.path}: {decoded.num_samples / decoded.sample_rate:.3f} s, {decoded.sample_rate} Hz, "
-        f"{decoded.channels} channel{'s' if decoded.channels > 1 else ''}, 32-bit float, decoded by {decoded.codec}"
+        f"{count_text(decoded.channels, 'channel')}, 32-bit float, decoded by {decoded.codec}"
     )
     return EXIT_DONE

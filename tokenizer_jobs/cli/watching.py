@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tokenizer_jobs.cli.facts import on_one_line, rejects_text, shortened, table, totals
+from tokenizer_jobs.cli.facts import Fact, on_one_line, rejects_text, shortened, table, totals
 from tokenizer_jobs.cli.next_steps import command, next_steps
 from tokenizer_jobs.errors import EXIT_DONE, ConfigError
 from tokenizer_jobs.wording import count_text, counts_text, span_text, speed_text
@@ -102,7 +102,7 @@ def status_screen(status: "Status") -> str:
     return "\n".join([*table(facts), *(f"  {problem}" for problem in status.problems)])
 
 
-def _speeds(status: "Status") -> list[tuple[str, str]]:
+def _speeds(status: "Status") -> list[Fact]:
     if status.rate is None:
         return []
     text = f"{speed_text(status.rate)} since the run began"
@@ -121,7 +121,7 @@ _STAGES = {
 }
 
 
-def _recent(recent: "RecentWork", *, is_running: bool) -> list[tuple[str, str]]:
+def _recent(recent: "RecentWork", *, is_running: bool) -> list[Fact]:
     """What the latest units say."""
     shares = sorted(recent.stage_shares.items(), key=lambda pair: -pair[1])
     stages = ", ".join(f"{_STAGES.get(stage, stage)} {100 * share:.0f} %" for stage, share in shares)

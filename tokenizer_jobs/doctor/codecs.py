@@ -48,7 +48,7 @@ def check_model_cache() -> Iterator[Finding]:
     others = (
         "HF_HUB_OFFLINE is set, so only these can be loaded by name"
         if offline
-        else (f"others are downloaded from {constants.ENDPOINT}")
+        else f"others are downloaded from {constants.ENDPOINT}"
     )
     yield Finding(
         subject="model cache",
@@ -62,11 +62,7 @@ def check_model_cache() -> Iterator[Finding]:
 
 
 def _partial(folder: Path, *, offline: bool) -> Finding:
-    again = (
-        "unset HF_HUB_OFFLINE and run the job: it downloads the rest"
-        if offline
-        else ("run the job: it downloads the rest")
-    )
+    again = f"{'unset HF_HUB_OFFLINE and ' if offline else ''}run the job: it downloads the rest"
     return Finding(
         subject="model cache",
         state="missing" if offline else "note",

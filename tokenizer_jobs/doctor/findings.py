@@ -36,7 +36,7 @@ def findings_text(findings: Sequence[Finding]) -> str:
 
 
 def findings_json(findings: Sequence[Finding]) -> dict[str, Any]:
-    """The same as one object: `findings`, and under `problems` what stops jobs."""
+    """The same as one object: `findings`, `to_do` in its order, and under `problems` what stops jobs."""
     return {
         "findings": [{**asdict(finding), "is_fatal": finding.is_fatal} for finding in findings],
         "to_do": [{"subject": finding.subject, "remedy": finding.remedy} for finding in _to_do(findings)],

@@ -46,6 +46,7 @@ from tokenizer_jobs.shards import ShardWriter, write_rejects
 from tokenizer_jobs.sources import is_stripped, public_source
 from tokenizer_jobs.storage import Storage
 from tokenizer_jobs.sweeping import sweep_orphans
+from tokenizer_jobs.wording import counts_text
 
 __all__ = ["ImportResult", "import_codes"]
 
@@ -167,7 +168,7 @@ class _Import:
         generations = list_generations(self.storage)
         plans = [read_plan_summary(self.storage, generation) for generation in generations]
         totals, newest = total(self.ledger.commits(*generations)), newest_snapshot(self.storage)
-        reasons = ", ".join(f"{reason} {count}" for reason, count in totals.rejects_by_reason.items())
+        reasons = counts_text(totals.rejects_by_reason)
         all_rejected = totals.rows == 0 and totals.rejects > 0
         return ImportResult(
             **summary_fields(totals),

@@ -39,12 +39,13 @@ class CapturedOutput:
             stack.callback(_close, terminal)
             self._pipe, into = os.pipe()
             stack.callback(os.close, self._pipe)
+            # Open all the while: where no descriptor is taken, a pipe without a writer would never let anybody wait.
+            stack.callback(os.close, into)
             os.set_blocking(self._pipe, False)
             for number in _same_terminal(self._stream.fileno()):
                 before = os.dup(number)
                 os.dup2(into, number)
                 stack.callback(_put_back, before, number)
-            os.close(into)
             # A crash would leave its last words in the pipe.
             if not faulthandler.is_enabled():
                 faulthandler.enable(terminal)

@@ -1,10 +1,10 @@
 """What a terminal shows of a run at one moment, as lines: pure functions.
 
-    12.41 h of 40.00 h ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━  31 %
-    73 × real time · 22 min 40 s left · 12/40 units · 27.59 h to do · 2 rejects · 10 min 12 s
-    decode ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━  31 %
-    encode ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━  62 %
-    write  ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━   2 %
+    12.41 h of 40.00 h ━━━━━━━━━━━━━━━━━─────────────────────────────────────  31 %
+    73 × real time · 22 min 40 s left · 12/40 units · 27.59 h to do · 2 rejects · 10 min 12 s so far
+    decode ━━━━━━━━━━━━━━━━━─────────────────────────────────────  31 %
+    encode ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━─────────────────────  62 %
+    write  ━─────────────────────────────────────────────────────   2 %
     encoders: encoder-0 encoding 2 units · encoder-1 loading
 
 The bars of stages are shares of the time of the latest units: waiting for their audio to be decoded, with the codec or
@@ -97,22 +97,26 @@ def _work(scene: Scene, width: int) -> list[Text]:
         _head(progress, width),
         *_wrapped(_facts(scene, progress), width),
         *_stages(scene.stage_shares, width),
-        *_encoders(scene.encoders, width),
+        *_encoders(scene.encoders, width, is_done=_is_done(progress)),
     ]
+
+
+def _is_done(progress: "Progress") -> bool:
+    """Whether no unit of the generation is left: estimates of its hours may say something else."""
+    return progress.units_committed >= progress.units
 
 
 def _head(progress: "Progress", width: int) -> Text:
     """Hours that are done, as words and as a bar."""
     total, done = progress.hours_total, progress.hours_done
-    all_units = progress.units_committed >= progress.units
-    share = 1.0 if all_units else min(done / total, 1.0) if total > 0 else 0.0
+    share = 1.0 if _is_done(progress) else min(done / total, 1.0) if total > 0 else 0.0
     words = f"{audio_text(done)} of {audio_text(total)} "
     return _bar(words, share, columns=width - len(words), style="green")
 
 
 def _facts(scene: Scene, progress: "Progress") -> list[str]:
     """In the order of their weight: a low terminal shows the first."""
-    is_done = progress.units_committed >= progress.units
+    is_done = _is_done(progress)
     left = "finishing" if is_done else None if scene.eta_seconds is None else f"{span_text(scene.eta_seconds)} left"
     to_do = max(0.0, progress.hours_total - progress.hours_done)
     facts = [
@@ -137,11 +141,11 @@ def _stages(shares: Mapping[str, float] | None, width: int) -> list[Text]:
     ]  # fmt: skip
 
 
-def _encoders(encoders: "Sequence[EncoderNow] | None", width: int) -> list[Text]:
+def _encoders(encoders: "Sequence[EncoderNow] | None", width: int, *, is_done: bool) -> list[Text]:
     if encoders is None:
         return []
-    if not encoders:
-        return [Text("encoders: none yet", "dim")]
+    if not encoders:  # after the work they are gone again
+        return [] if is_done else [Text("encoders: none yet", "dim")]
     if len(encoders) <= MOST_NAMED:
         return _wrapped([_one_encoder(one) for one in encoders], width, start="encoders: ", style="dim")
     counts = Counter(str(one.state) for one in encoders)

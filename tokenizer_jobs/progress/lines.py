@@ -90,8 +90,9 @@ class Lines(NowAndThen):
         self._stream = stream
 
     def say(self, message: str) -> None:
-        """Write a line at once."""
-        print(message, file=self._stream, flush=True)
+        """Write a line at once, and not into one that is being written."""
+        with self._lock:
+            print(message, file=self._stream, flush=True)
 
     def say_progress(self, progress: "Progress", pace: Pace, *, waited_seconds: float) -> None:
         """Write the line."""

@@ -17,7 +17,10 @@ class Pace:
 
     def observe(self, progress: "Progress") -> None:
         """Take in where the run is."""
-        is_other_plan = self._latest is None or progress.units != self._latest.units
+        latest = self._latest
+        is_other_plan = (
+            latest is None or progress.units != latest.units or progress.units_committed < latest.units_committed
+        )
         if self._first is None or is_other_plan or progress.units_committed == self._first.units_committed:
             self._first = progress  # what comes before the first unit, loading, is no work either
         self._latest = progress
