@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ReferenceResampler", "convert_blocks", "convert_waveform"]
+__all__ = ["ReferenceResampler", "convert_blocks"]
 
 Block = npt.NDArray[np.generic]
 
@@ -19,19 +19,6 @@ MAX_PRODUCTS = 2**20
 """Outputs made at once times L: each takes 16 bytes meanwhile."""
 MAX_TAPS = 2**24
 """b · L; 64 MiB. No two rates up to 1 MHz need more: b · L is below 12.2 a + 4 b, and below 16 b where a < b."""
-
-
-def convert_waveform(
-    waveform: npt.NDArray[np.float32], *, source_rate: int, target_rate: int, num_channels: int
-) -> npt.NDArray[np.float32]:
-    """Do as `convert_blocks` with a whole recording `[n, C]`."""
-    return convert_blocks(
-        [waveform],
-        source_rate=source_rate,
-        target_rate=target_rate,
-        source_channels=waveform.shape[1],
-        num_channels=num_channels,
-    )
 
 
 def convert_blocks(

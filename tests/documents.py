@@ -1,4 +1,8 @@
-"""Pages of Markdown: their blocks, headings and links. `python -m tests.documents PAGE` runs the marked blocks of one.
+"""Pages of Markdown: their blocks, headings and links.
+
+    python -m tests.documents PAGE FOLDER [PAGE FOLDER …]
+
+runs the marked blocks of each page in its folder, and prints a line of JSON for each: page, exit code.
 
 A comment in the line before a block, which no reader of the rendered page sees, says what the block is:
 
@@ -7,13 +11,16 @@ A comment in the line before a block, which no reader of the rendered page sees,
     <!-- file: job.yaml -->       the content of that file, for the blocks that run
 
 Blocks of a page run in its order, in one folder; its files are there from the start. Its Python blocks share one
-process and one set of names, as if they were typed one after the other.
+process and one set of names, as if they were typed one after the other; that process is forked from one that has
+imported torch, and nothing else that a page could have a say in. What a page says is in `said.txt` of its folder.
 """
 
+import json
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,5 +137,28 @@ def _run(block: Block, page: Path, names: dict[str, object]) -> None:
     exec(compile("\n" * block.line + block.text, page.name, "exec"), names)
 
 
+def _run_pages(words: Sequence[str]) -> None:
+    import torch  # noqa: F401  # once for all pages
+
+    for page, folder in zip(map(Path, words[::2]), map(Path, words[1::2]), strict=True):
+        sys.stdout.flush()
+        child = os.fork()
+        if not child:
+            _enter(folder)
+            run_page(page)
+            return  # to the end of this process, as any script ends
+        print(json.dumps([str(page), os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])]))
+
+
+def _enter(folder: Path) -> None:
+    """Be a process that was started in a folder, which imports from it first."""
+    os.chdir(folder)
+    sys.path[0] = str(folder)
+    os.environ["HF_DATASETS_CACHE"] = str(folder / "cache")
+    with Path("said.txt").open("wb") as file:
+        os.dup2(file.fileno(), sys.stdout.fileno())
+        os.dup2(file.fileno(), sys.stderr.fileno())
+
+
 if __name__ == "__main__":
-    run_page(Path(sys.argv[1]))
+    _run_pages(sys.argv[1:])

@@ -7,6 +7,7 @@ finds `out/quickstart`, the output of `configs/quickstart.yaml`, and that job fi
 import argparse
 import ast
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -44,6 +45,7 @@ LINKED = {
     name: (REPOSITORY / name).read_text(encoding="utf-8")
     for name in (*TEXTS, "benchmarks/RESULTS.md", "encodec_core/demo/README.md")
 }
+RUNNABLE = [name for name, text in TEXTS.items() if "<!-- runnable -->" in text]
 TROUBLE = "docs/troubleshooting.md"
 
 _COMMAND = re.compile(r"tokenizer-jobs |-m tokenizer_jobs ")
@@ -59,20 +61,30 @@ def _command_lines(name: str) -> set[str]:
     return {line for line in command_lines(TEXTS[name]) if _COMMAND.search(line)} | set(spans)
 
 
+@pytest.fixture(scope="module")
+def page_runs(quickstart: Quickstart, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]]:
+    """Exit code of each page that has blocks to run, and what it said."""
+    folders = {name: tmp_path_factory.mktemp("page") for name in RUNNABLE}
+    for folder in folders.values():
+        shutil.copytree(quickstart[0], folder / "out" / "quickstart")
+        shutil.copy(REPOSITORY / "configs" / "quickstart.yaml", folder / "job.yaml")
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "HF_HUB_OFFLINE": "1",
+    }
+    words = [word for name, folder in folders.items() for word in (str(REPOSITORY / name), str(folder))]
+    command = [sys.executable, "-m", "tests.documents", *words]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    codes = dict(map(json.loads, done.stdout.splitlines()))
+    return {name: (codes[str(REPOSITORY / name)], (folders[name] / "said.txt").read_text()) for name in RUNNABLE}
+
+
 class TestBlocks:
-    @pytest.mark.parametrize("name", [name for name, text in TEXTS.items() if "<!-- runnable -->" in text])
-    def test_those_marked_run(self, name: str, quickstart: Quickstart, tmp_path: Path) -> None:
-        shutil.copytree(quickstart[0], tmp_path / "out" / "quickstart")
-        shutil.copy(REPOSITORY / "configs" / "quickstart.yaml", tmp_path / "job.yaml")
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]),
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-            "HF_HUB_OFFLINE": "1",
-            "HF_DATASETS_CACHE": str(tmp_path / "cache"),
-        }
-        words = [sys.executable, "-m", "tests.documents", str(REPOSITORY / name)]
-        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    @pytest.mark.parametrize("name", RUNNABLE)
+    def test_those_marked_run(self, name: str, page_runs: dict[str, tuple[int, str]]) -> None:
+        exit_code, said = page_runs[name]
+        assert exit_code == 0, said
 
     @pytest.mark.parametrize("name", TEXTS)
     def test_python_is_run_or_says_why_not(self, name: str) -> None:

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from encodec_core import EncodecModel
 from encodec_core.weights import weights_sha256
-from tokenizer_jobs import JobConfig, run
+from tests.conftest import Quickstart
 from tokenizer_jobs.importing import CodecClaim, import_codes
 from tokenizer_jobs.training import DelayPattern
 
@@ -56,12 +56,9 @@ def codes(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def speech(tmp_path_factory: pytest.TempPathFactory) -> str:
+def speech(quickstart: Quickstart) -> str:
     """An output of the demo codec."""
-    output = tmp_path_factory.mktemp("demo") / "out"
-    config = JobConfig.load(REPOSITORY / "configs" / "quickstart.yaml")
-    run(config.model_copy(update={"output": str(output)}))
-    return str(output)
+    return str(quickstart[0])
 
 
 def test_the_language_model_beats_counts_where_codebooks_hang_together(

@@ -16,6 +16,7 @@ from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.recipe import CodecFacts, ResolvedRecipe, read_recipe
 from tokenizer_jobs.shards import StoredRow, find_row, read_batches
 from tokenizer_jobs.storage import Storage
+from tokenizer_jobs.wording import rejects_command
 
 __all__ = ["WrittenAudio", "any_row_id", "decode_to_wav"]
 
@@ -88,7 +89,7 @@ def _find(storage: Storage, snapshot: Snapshot, *, row_id: str) -> StoredRow:
     hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "the column `id` of codes/ lists them."
     raise ConfigError(
         f"--id {row_id!r} is no row of snapshot {snapshot.number} of {storage.name!r} ({snapshot.facts.rows} rows); "
-        f"{hint} A rejected item has no codes; rejects/ has its reason"
+        f"{hint} A rejected item has no codes; {rejects_command(storage.name)} shows why"
     )
 
 

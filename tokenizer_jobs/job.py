@@ -45,7 +45,7 @@ from tokenizer_jobs.storage import Storage
 from tokenizer_jobs.sweeping import sweep_orphans
 from tokenizer_jobs.tally import Tally
 from tokenizer_jobs.watch import Watch
-from tokenizer_jobs.wording import count_text, counts_text
+from tokenizer_jobs.wording import count_text, counts_text, rejects_command
 
 __all__ = ["MakeExecutor", "Report", "execute", "run"]
 
@@ -257,11 +257,15 @@ class _Run:
         if fraction is not None and failures > fraction * self._num_planned():
             self.problems.append(
                 f"{failures} of {self._num_planned()} items are rejects ({reasons}), more than "
-                f"selection.max_reject_fraction = {fraction} allows; {self._in_common()}. Look into rejects/, then "
-                "raise the limit and run again to go on with them, or mend the inputs and write to a new output"
+                f"selection.max_reject_fraction = {fraction} allows; {self._in_common()}. "
+                f"{rejects_command(self.storage.name)} shows them. Raise the limit and run again to go on with them, "
+                "or mend the inputs and write to a new output"
             )
         elif totals.rows == 0 and failures:
-            self.problems.append(f"every item was rejected ({reasons}); {self._in_common()}. Look into rejects/")
+            self.problems.append(
+                f"every item was rejected ({reasons}); {self._in_common()}. "
+                f"{rejects_command(self.storage.name)} shows them"
+            )
 
     def _in_common(self) -> str:
         return describe_rejects(self.storage, list(self._commits()))

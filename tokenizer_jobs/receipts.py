@@ -36,7 +36,6 @@ __all__ = [
     "Rewrite",
     "dropped_items",
     "forgotten_lists",
-    "newest_receipt",
     "publish_receipt",
     "read_receipts",
     "read_removed",
@@ -212,11 +211,6 @@ def dropped_items(storage: Storage, receipts: Receipts) -> frozenset[str]:
     """
     lists = (read_removed(storage, receipt) for receipt in receipts.all if receipt.cause == "drop")
     return frozenset(item_id for removed in lists for item_id in removed.column("item_id").to_pylist())
-
-
-def newest_receipt(storage: Storage) -> int:
-    """Number of the newest receipt; 0 before the first."""
-    return max(_numbers(storage), default=0)
 
 
 def read_receipts(storage: Storage) -> Receipts:

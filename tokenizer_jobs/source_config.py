@@ -1,12 +1,12 @@
 """`selection.source` of a job file: one frozen record per kind of source."""
 
-import importlib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
 
 from tokenizer_jobs.errors import ConfigError
+from tokenizer_jobs.own_classes import import_class
 from tokenizer_jobs.yaml_files import Frozen
 
 __all__ = [
@@ -133,16 +133,9 @@ class PluginSource(BaseModel):
         """Import and build the source.
 
         Raises:
-            ConfigError: the module or the class cannot be found.
+            ConfigError: the module or the class cannot be found, or takes other keys.
         """
-        module_name, _, class_name = self.kind.partition(":")
-        try:
-            factory = getattr(importlib.import_module(module_name), class_name)
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(
-                f"selection.source.kind = {self.kind!r} cannot be imported ({error}); "
-                "expected package.module:Class importable where the job runs"
-            ) from error
+        factory = import_class(self.kind, key="selection.source.kind")
         try:
             return factory(**self.options)
         except TypeError as error:

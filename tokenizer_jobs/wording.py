@@ -1,9 +1,19 @@
 """How quantities and notes are worded for people, the same in every command."""
 
 import difflib
+import shlex
 from collections.abc import Iterable, Mapping
 
-__all__ = ["audio_text", "bytes_text", "count_text", "counts_text", "did_you_mean", "span_text", "speed_text"]
+__all__ = [
+    "audio_text",
+    "bytes_text",
+    "count_text",
+    "counts_text",
+    "did_you_mean",
+    "rejects_command",
+    "span_text",
+    "speed_text",
+]
 
 _SHORTEST_HOURS = 0.1
 
@@ -17,6 +27,11 @@ def counts_text(counts: Mapping[str, int]) -> str:
     """Counts by name, the most frequent first: `WAV/PCM_16 30, FLAC/PCM_16 2`; `none` when there are none."""
     ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     return ", ".join(f"{name} {count:,}" for name, count in ordered) or "none"
+
+
+def rejects_command(output: str) -> str:
+    """The command that shows an output's rejects, between backquotes, as it can be typed."""
+    return f"`tokenizer-jobs status {shlex.quote(output)} --rejects`"
 
 
 def audio_text(hours: float) -> str:

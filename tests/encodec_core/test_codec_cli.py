@@ -16,7 +16,7 @@ from encodec_core import EncodecModel
 from encodec_core import __main__ as command
 from encodec_core.__main__ import main
 from encodec_core.entropy import PUBLISHED_CODECS, compress, read_header
-from encodec_core.resample import convert_waveform
+from encodec_core.resample import convert_blocks
 from tests.encodec_core.language_models import language_model_of, make_language_model, narrow_config
 from tests.encodec_core.models import fitted_model
 from tests.encodec_core.test_ecdc import meta_compress
@@ -102,7 +102,9 @@ def test_misspelt_words_suggest_the_right_one(line: str, meant: str, capsys: pyt
 
 def test_compress_writes_what_the_library_makes(clip: Path) -> None:
     samples, rate = soundfile.read(clip, dtype="float32")
-    waveform = convert_waveform(samples, source_rate=rate, target_rate=24_000, num_channels=1)
+    waveform = convert_blocks(
+        [samples], source_rate=rate, target_rate=24_000, source_channels=samples.shape[1], num_channels=1
+    )
     run("compress", clip, clip.with_name("3.ecdc"), "-b", "3")
     run("compress", clip, clip.with_name("6.ecdc"))
     model = EncodecModel.from_pretrained("demo")
@@ -239,7 +241,9 @@ def test_audio_is_read_in_blocks_as_at_once(
     soundfile.write(path, samples, rate, format=container, subtype=coding)
     model = EncodecModel.from_pretrained("demo")
     whole, _ = soundfile.read(path, dtype="float32")
-    expected = convert_waveform(whole, source_rate=rate, target_rate=24_000, num_channels=1)
+    expected = convert_blocks(
+        [whole], source_rate=rate, target_rate=24_000, source_channels=whole.shape[1], num_channels=1
+    )
     for num_samples in (2**16, 1000):
         monkeypatch.setattr(command, "BLOCK_SAMPLES", num_samples)
         # soundfile.read seeks to 0 first, after which mpg123 rounds otherwise.

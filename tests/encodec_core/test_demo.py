@@ -9,7 +9,7 @@ import torch
 import encodec_core
 from encodec_core import BatchEncoder, Codes, EncodecModel
 from encodec_core.demo.make import write_demo
-from encodec_core.resample import convert_waveform
+from encodec_core.resample import convert_blocks
 from encodec_core.training import si_snr
 
 FOLDER = Path(encodec_core.__file__).parent / "demo"
@@ -66,7 +66,9 @@ def test_it_follows_speech_that_its_training_never_saw() -> None:
     waveforms = []
     for name in HELD_OUT:
         samples, rate = soundfile.read(SHARED / name, dtype="float32", always_2d=True)
-        converted = convert_waveform(samples, source_rate=rate, target_rate=24_000, num_channels=1)
+        converted = convert_blocks(
+            [samples], source_rate=rate, target_rate=24_000, source_channels=samples.shape[1], num_channels=1
+        )
         waveforms.append(torch.from_numpy(converted))
     quality = quality_db(waveforms)
     assert quality[2] < quality[4] < quality[8]

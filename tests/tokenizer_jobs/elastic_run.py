@@ -31,6 +31,7 @@ from ray.core.generated.autoscaler_pb2 import DrainNodeReason  # type: ignore[at
 from tests.tokenizer_jobs.clips import encode, speechlike
 from tests.tokenizer_jobs.cluster_parts import HashEncoder
 from tests.tokenizer_jobs.test_cluster import make_job
+from tests.waiting import wait_until
 from tokenizer_jobs.cluster import RayExecutor, crew
 from tokenizer_jobs.cluster.session import _environment, _private_environment
 from tokenizer_jobs.config import CodecRecipe, Runtime
@@ -61,11 +62,12 @@ def begun(output: Path, node_id: str | None = None) -> list[dict[str, Any]]:
 
 
 def wait_for(condition: Callable[[], object], run: threading.Thread) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert run.is_alive(), "the run ended too early"
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
+    def holds() -> object:
+        found = condition()
+        assert found or run.is_alive(), "the run ended too early"
+        return found
+
+    wait_until(holds, what="units on the nodes", seconds=PATIENCE_SECONDS)
 
 
 def run_units(output: Path, address: str, units: Iterable[WorkUnit], stop: StopRequest, outcomes: list[Any]) -> None:

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 import ray
 
-from tests.tokenizer_jobs.cluster_parts import HashEncoder, LateEncoder, MortalEncoder, SlowEncoder
+from tests.tokenizer_jobs.cluster_parts import FrailEncoder, HashEncoder, LateEncoder, MortalEncoder, SlowEncoder
 from tests.tokenizer_jobs.factories import FACTS, METADATA, NO_COLUMNS, RECIPE
 from tests.tokenizer_jobs.plugins import DeadlyClips
+from tests.waiting import wait_until
 from tokenizer_jobs.cluster import RayExecutor
+from tokenizer_jobs.cluster.crew import MAX_LOST_AT_START
 from tokenizer_jobs.commits import Commit, read_commits
 from tokenizer_jobs.config import CodecRecipe, Runtime
 from tokenizer_jobs.decode import AudioTarget
@@ -123,13 +125,6 @@ def notes(output: Path) -> dict[str, dict[str, object]]:
     return {path.stem: json.loads(path.read_text()) for path in (output / "notes").glob("*.json")}
 
 
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-
-
 def test_every_unit_is_committed_once_and_the_line_on_placement_says_where(tmp_path: Path) -> None:
     units = make_units(5)
     with executor(tmp_path) as running:
@@ -145,14 +140,18 @@ def test_every_unit_is_committed_once_and_the_line_on_placement_says_where(tmp_p
 @pytest.mark.parametrize(("encoders", "gpu_ids"), [("auto", [0, 1]), (4, [0, 0, 1, 1])])
 def test_encoders_are_pinned_to_gpus_evenly(tmp_path: Path, encoders: object, gpu_ids: list[int]) -> None:
     with executor(tmp_path, runtime=Runtime.model_validate({"encoders": encoders})):
-        wait_for(lambda: len(notes(tmp_path)) == len(gpu_ids))
+        wait_until(lambda: len(notes(tmp_path)) == len(gpu_ids), what="a note of each encoder", seconds=60)
     assert sorted(note["gpu_ids"] for note in notes(tmp_path).values()) == [[gpu] for gpu in gpu_ids]  # type: ignore[type-var]
 
 
 def test_encoders_that_find_no_place_are_reported_in_time_with_what_is_missing(tmp_path: Path) -> None:
     impatient = Runtime(device="cpu", placement_timeout_seconds=1.5)
     with executor(tmp_path):
-        wait_for(lambda: ray.available_resources().get("encoder", 0) == 0)  # type: ignore[no-untyped-call]
+        wait_until(
+            lambda: ray.available_resources().get("encoder", 0) == 0,  # type: ignore[no-untyped-call]
+            what="the encoders' places",
+            seconds=60,
+        )
         began = time.monotonic()
         message = r"2 asked for 1 of the resource 'encoder' each.* 0 'encoder' are free"
         with pytest.raises(ConfigError, match=message), executor(tmp_path, runtime=impatient):
@@ -212,6 +211,21 @@ def test_an_encoder_killed_from_outside_while_idle_is_replaced(tmp_path: Path) -
         os.kill(int(str(note["pid"])), signal.SIGKILL)
         run_all(running, units)
     assert_all_rows(tmp_path, units)
+
+
+def test_encoders_that_are_killed_while_they_start_do_not_end_the_run(tmp_path: Path) -> None:
+    (tmp_path / "frailty").write_text(str(MAX_LOST_AT_START - 1))
+    with executor(tmp_path, encoder_class=FrailEncoder, runtime=Runtime(device="cpu", encoders=2)) as running:
+        run_all(running, units := make_units(2))
+    assert_all_rows(tmp_path, units)
+    assert len(list(tmp_path.glob("encoder-*-died-*"))) >= MAX_LOST_AT_START, "the limit was never met in all"
+
+
+def test_an_encoder_that_always_dies_at_its_start_ends_the_run(tmp_path: Path) -> None:
+    (tmp_path / "frailty").write_text("9")
+    refused = pytest.raises(ConfigError, match=r"encoder-0.3 cannot start on the cluster \(.*died.*\); check that")
+    with refused, executor(tmp_path, encoder_class=FrailEncoder, runtime=Runtime(device="cpu", encoders=1)):
+        raise AssertionError("it started")
 
 
 def test_an_encoder_beyond_its_budget_gives_its_unit_up(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from tests.tokenizer_jobs.cluster_parts import HashCodec, HashEncoder
 from tests.tokenizer_jobs.plugins import HarmfulClips
-from tests.tokenizer_jobs.test_cluster import make_job, run_all, wait_for
+from tests.tokenizer_jobs.test_cluster import make_job, run_all
+from tests.waiting import wait_until
 from tokenizer_jobs.cluster import RayExecutor
 from tokenizer_jobs.cluster.decode_streams import DecodeFanOut
 from tokenizer_jobs.cluster.decode_tasks import MAX_LIST_ITEMS, MAX_LIST_SECONDS, DecodedList, decode_share, plan_groups
@@ -126,7 +127,7 @@ def test_a_task_that_decoding_harms_is_lost_and_not_waited_for(harm: str, messag
     with pytest.raises(DecodeWorkerLostError, match=message):
         list(fan_out.decode(unit, careful=False))
     if harm != "hoards":
-        wait_for(lambda: not Path(f"/proc/{note.read_text()}").exists())
+        wait_until(lambda: not Path(f"/proc/{note.read_text()}").exists(), what="the end of the task", seconds=60)
 
 
 @pytest.mark.parametrize("careful", [False, True])

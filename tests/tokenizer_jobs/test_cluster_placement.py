@@ -1,7 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenizer_jobs.cluster.crew import Crew
 from tokenizer_jobs.cluster.placement import (
     EncoderPlace,
     Node,
@@ -12,8 +15,11 @@ from tokenizer_jobs.cluster.placement import (
     num_placeable,
     place,
 )
+from tokenizer_jobs.cluster.retry import Attempt
 from tokenizer_jobs.config import Runtime
 from tokenizer_jobs.errors import ConfigError
+from tokenizer_jobs.records import WorkUnit
+from tokenizer_jobs.watch import EncoderNow, EncoderState
 
 AUTO = Runtime()
 
@@ -237,3 +243,16 @@ def test_a_share_of_a_gpu_without_a_gpu_is_refused() -> None:
 
 def test_nodes_are_counted_in_words() -> None:
     assert describe_nodes([node(cpus=0), node("b", cpus=16, gpus=2)]) == "2 nodes (16 CPUs, 2 GPUs)"
+
+
+def test_an_encoder_that_leaves_is_not_lost_as_well() -> None:
+    """Where too many were lost to start another, its vacancy stays while it ends what it holds."""
+    deaf = SimpleNamespace(locate=SimpleNamespace(remote=object))
+    crew = Crew(place([node(slots=1)], AUTO), runtime=AUTO, nodes=list, start=lambda *_: deaf, max_lost=0)
+    crew.start()
+    (encoder,) = crew._encoders
+    encoder.node_id, crew._num_lost = "a", 1
+    unit = WorkUnit(unit_id="u", generation=1, index=0, items=())
+    crew._attempts[object()] = (encoder, Attempt(unit=unit, number=1, careful=False))
+    crew._follow_nodes()
+    assert crew.look() == [EncoderNow(name="encoder-0", state=EncoderState.LEAVING, num_units=1)]

@@ -1,14 +1,12 @@
 """Laws of commits: the first wins, nothing published is overwritten, and a kill at any step leaves a readable state."""
 
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
 from pathlib import Path
 
 import pytest
 
+from tests.forked import run_forked
 from tests.tokenizer_jobs.factories import finish_unit, make_unit, plan_output
 from tokenizer_jobs.accounting import total
 from tokenizer_jobs.catalog import publish_snapshot
@@ -24,6 +22,7 @@ from tokenizer_jobs.commits import (
 )
 from tokenizer_jobs.errors import IntegrityError
 from tokenizer_jobs.recipe import read_recipe
+from tokenizer_jobs.records import WorkUnit
 from tokenizer_jobs.shards import read_batches
 from tokenizer_jobs.storage import STAGING_FOLDER, Storage
 from tokenizer_jobs.sweeping import sweep_orphans
@@ -196,30 +195,48 @@ KILLS = [
 ]
 
 
+FINISH_AND_DIE = """
+_, url, unit_id, step, when, call = sys.argv
+real, calls = getattr(LocalStorage, step), []
+def act(self, *arguments):
+    calls.append(1)
+    if len(calls) == int(call) and when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    done = real(self, *arguments)
+    if len(calls) == int(call):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return done
+setattr(LocalStorage, step, act)
+finish_unit(Storage.at(url), make_unit(NAMES, unit_id=unit_id), rejected=[3])
+"""
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, int], tuple[Storage, WorkUnit, int]]:
+    """By what it was killed at: the output of a process, its unit, and its exit code."""
+    storages = [Storage.open(tmp_path_factory.mktemp("killed") / "out") for _ in KILLS]
+    units = [unit for storage in storages for unit in plan_output(storage, [NAMES])]
+    imports = (
+        "import os, signal, sys\n"
+        "from tests.tokenizer_jobs.factories import finish_unit, make_unit\n"
+        "from tokenizer_jobs.storage import Storage\n"
+        "from tokenizer_jobs.storage.local import LocalStorage\n"
+        f"NAMES = {NAMES}"
+    )
+    calls = [
+        (storage.url, unit.unit_id, *map(str, kill)) for storage, unit, kill in zip(storages, units, KILLS, strict=True)
+    ]
+    ended = run_forked(imports, FINISH_AND_DIE, calls)
+    return dict(zip(KILLS, zip(storages, units, ended, strict=True), strict=True))
+
+
 @pytest.mark.parametrize(("step", "when", "call"), KILLS)
-def test_a_kill_at_any_step_is_resumed(storage: Storage, step: str, when: str, call: int) -> None:
+def test_a_kill_at_any_step_is_resumed(
+    killed: dict[tuple[str, str, int], tuple[Storage, WorkUnit, int]], step: str, when: str, call: int
+) -> None:
     """Step: files go by publish_if_absent (1: shard, 2: rejects), the commit by put_if_absent."""
-    (unit,) = plan_output(storage, [NAMES])
-    script = textwrap.dedent(f"""
-        import os, signal, sys
-        from tests.tokenizer_jobs.factories import finish_unit, make_unit
-        from tokenizer_jobs.storage import Storage
-        from tokenizer_jobs.storage.local import LocalStorage
-        real, calls = LocalStorage.{step}, []
-        def act(self, *arguments):
-            calls.append(1)
-            if len(calls) == {call} and "{when}" == "before":
-                os.kill(os.getpid(), signal.SIGKILL)
-            done = real(self, *arguments)
-            if len(calls) == {call}:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return done
-        LocalStorage.{step} = act
-        finish_unit(Storage.at(sys.argv[1]), make_unit({NAMES}, unit_id="{unit.unit_id}"), rejected=[3])
-    """)
-    root = Path(__file__).parents[2]
-    ended = subprocess.run([sys.executable, "-c", script, storage.url], cwd=root, check=False)
-    assert ended.returncode == -signal.SIGKILL
+    storage, unit, exit_code = killed[step, when, call]
+    assert exit_code == -signal.SIGKILL
     done = (step, when) == ("put_if_absent", "after")
     assert committed_unit_ids(storage, 1) == ({unit.unit_id} if done else set())
     for file in [*storage.list("codes"), *storage.list("rejects")]:

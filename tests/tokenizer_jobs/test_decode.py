@@ -22,7 +22,7 @@ from tests.tokenizer_jobs.clips import CONTAINERS, RATE, MemorySource, decode_by
 from tokenizer_jobs.decode import AudioTarget, decode_item, decode_items
 from tokenizer_jobs.decode.channels import choose_channels
 from tokenizer_jobs.decode.opened import DecoderView, InputBytes
-from tokenizer_jobs.decode.resample import ReferenceResampler, Resampler, SoxrResampler, resampled_length
+from tokenizer_jobs.decode.resample import ReferenceResampler, Resampler, SoxrResampler
 from tokenizer_jobs.errors import ConfigError, ItemError, RejectReason, TransientError
 from tokenizer_jobs.records import DecodedItem, Item, RejectedItem
 from tokenizer_jobs.source_config import FilesSource
@@ -59,16 +59,14 @@ def test_soxr_in_blocks_is_soxr_at_once(a: int, b: int, length: int, cuts: list[
     waveform = speechlike(length, channels=channels)
     streamed = stream(SoxrResampler(source_rate=a, target_rate=b, channels=channels), waveform, cuts)
     np.testing.assert_array_equal(streamed, soxr.resample(waveform, a, b, quality="HQ"))
-    assert (
-        len(streamed) == int(length * b / a + 0.5) == resampled_length("soxr_hq", length, source_rate=a, target_rate=b)
-    )
+    assert len(streamed) == int(length * b / a + 0.5)
 
 
 @pytest.mark.parametrize(("a", "b"), [(44100, 24000), (8000, 24000), (44101, 16000)])
 @pytest.mark.parametrize("length", [1, 40, 4001])
 def test_lengths_of_the_reference_are_foretold(a: int, b: int, length: int) -> None:
     made = stream(ReferenceResampler(source_rate=a, target_rate=b, channels=1), speechlike(length), [])
-    assert len(made) == resampled_length("reference", length, source_rate=a, target_rate=b)
+    assert len(made) == -(-length * b // a)
 
 
 @pytest.mark.parametrize("container", ["WAV", "FLAC"])

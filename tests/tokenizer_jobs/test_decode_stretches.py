@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.tokenizer_jobs.clips import MemorySource, encode, speechlike
 from tokenizer_jobs.decode import AudioTarget, decode_item, decode_items
-from tokenizer_jobs.decode.levels import LevelMeter, measure_level
+from tokenizer_jobs.decode.levels import Level, LevelMeter
 from tokenizer_jobs.errors import ConfigError, ItemError, RejectReason
 from tokenizer_jobs.records import Decoded, DecodedItem, DecodedStretch, Item, RejectedItem
 
@@ -89,6 +89,13 @@ def test_stretches_are_the_whole_waveform(channels: int, rate: int) -> None:
 def test_what_is_long_goes_by_the_samples_alone(num_samples: int, is_long: bool) -> None:
     content = encode(speechlike(num_samples), container="WAV", coding="PCM_16", rate=RATE)
     assert isinstance(decode(content, target=STREAMED)[0], DecodedStretch) == is_long
+
+
+def measure_level(waveform: npt.NDArray[np.generic], *, sample_rate: int) -> Level:
+    """Of a waveform [C, n] in one piece."""
+    meter = LevelMeter(sample_rate=sample_rate)
+    meter.push(waveform)
+    return meter.level()
 
 
 def rows_of(pieces: list[Decoded]) -> dict[tuple[int | None, int], list[DecodedStretch | DecodedItem]]:

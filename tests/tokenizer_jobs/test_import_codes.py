@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -121,7 +122,8 @@ class TestRejects:
     def test_nothing_but_rejects_is_a_problem(self, tmp_path: Path) -> None:
         dump = save_npy(tmp_path / "dump", {"a": np.full((8, 90), 4000), "b": np.full((8, 91), 4000)})
         result = import_dump(dump, said=DumpSaid(offsets="none"))
-        assert result.problems == ["every item was rejected (corrupt 2); look into rejects/"]
+        shown = f"`tokenizer-jobs status {shlex.quote(result.output)} --rejects` shows them"
+        assert result.problems == [f"every item was rejected (corrupt 2); {shown}"]
 
 
 class TestOutput:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pytest
 import soundfile
 
 from encodec_core import EncodecModel
+from tests.waiting import wait_until
 from tokenizer_jobs.config import JobConfig
 from tokenizer_jobs.errors import ConfigError, OutputBusyError
 from tokenizer_jobs.job import run
@@ -115,13 +116,6 @@ class Killed:
         )
 
 
-def wait_until(condition: Callable[[], bool], *, what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
-        time.sleep(0.01)
-
-
 def test_every_item_has_a_row_and_a_second_run_does_nothing(calm: Path) -> None:
     before = shard_bytes(calm)
     result = run(job(calm))
@@ -143,7 +137,11 @@ def test_a_killed_run_is_resumed_to_the_same_bytes(calm: Path, tmp_path: Path) -
     )
     for num_commits in (1, 3):
         with killed.start() as process:
-            wait_until(lambda n=num_commits: len(list(output.glob("_commits/*/*.json"))) >= n, what="a commit")  # type: ignore[misc]
+            wait_until(
+                lambda n=num_commits: len(list(output.glob("_commits/*/*.json"))) >= n,  # type: ignore[misc]
+                what="a commit",
+                seconds=60,
+            )
             process.kill()
     assert not any(output.glob("catalog/*")), "the run was over, so nothing was proven"
     committed = {path: path.stat().st_mtime_ns for path in output.glob("_commits/*/*.json")}
@@ -170,7 +168,7 @@ def test_sigterm_stops_resumable(calm: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     source = {"kind": "tests.tokenizer_jobs.plugins:SlowClips"}
     with Killed(job(output, source=source, runtime__encoders=2), tmp_path).start() as process:
-        wait_until(lambda: any(output.glob("_commits/*/*.json")), what="a commit")
+        wait_until(lambda: any(output.glob("_commits/*/*.json")), what="a commit", seconds=60)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 75
     assert not any(output.glob("catalog/*"))
@@ -317,7 +315,7 @@ def test_a_run_resumed_with_a_codec_that_moved_verifies(tmp_path: Path) -> None:
     EncodecModel.from_pretrained("demo").save_pretrained(moved)
     source = {"kind": "tests.tokenizer_jobs.plugins:SlowClips"}
     with Killed(job(output, source=source, runtime__encoders=2), tmp_path).start() as process:
-        wait_until(lambda: any(output.glob("_commits/*/*.json")), what="a commit")
+        wait_until(lambda: any(output.glob("_commits/*/*.json")), what="a commit", seconds=60)
         process.kill()
     assert not any(output.glob("catalog/*")), "the run was over, so nothing was proven"
     assert verify(str(output)).problems, "an unfinished output passes for a whole one"
@@ -379,7 +377,7 @@ def test_a_generation_is_not_finished_under_other_decoders(tmp_path: Path) -> No
     output = tmp_path / "out"
     source = {"kind": "tests.tokenizer_jobs.plugins:SlowClips"}
     with Killed(job(output, source=source, runtime__encoders=2), tmp_path).start() as process:
-        wait_until(lambda: any(output.glob("_commits/*/*.json")), what="a commit")
+        wait_until(lambda: any(output.glob("_commits/*/*.json")), what="a commit", seconds=60)
         process.kill()
     plan_file = output / "plans/000001.json"
     plan = json.loads(plan_file.read_text())

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.tokenizer_jobs.layouts import LAYOUTS, add_part, few_clips
-from tests.tokenizer_jobs.test_job import Killed, job, rows, wait_until
+from tests.tokenizer_jobs.test_job import Killed, job, rows
+from tests.waiting import wait_until
 from tokenizer_jobs.job import run
 from tokenizer_jobs.verification import verify
 
@@ -62,7 +63,7 @@ def test_a_killed_run_goes_on(kind: str, tmp_path: Path, expected: dict[str, str
     source = add_part(kind, str(tmp_path / "source"), few_clips(0, 7), part=1)
     config = job(output, source=source, selection__shards__unit_minutes=0.005)
     process = Killed(config, tmp_path).start()
-    wait_until(lambda: process.poll() is not None or any(output.glob("_commits/*/*.json")), what="a commit")
+    wait_until(lambda: process.poll() is not None or any(output.glob("_commits/*/*.json")), what="a commit", seconds=60)
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()

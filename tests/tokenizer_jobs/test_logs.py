@@ -4,14 +4,12 @@ import io
 import json
 import logging
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.tokenizer_jobs.conftest import REPOSITORY
+from tokenizer_jobs.cli import main
 from tokenizer_jobs.logs import active_log_format, json_logs, log_event
 
 
@@ -48,7 +46,9 @@ def test_logging_is_left_as_it_was() -> None:
     assert (list(package.handlers), package.level, package.propagate) == before
 
 
-def test_the_text_log_names_the_first_rejects_of_a_unit_and_how_many_more(tmp_path: Path) -> None:
+def test_the_text_log_names_the_first_rejects_of_a_unit_and_how_many_more(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     source, job = tmp_path / "audio", tmp_path / "job.yaml"
     source.mkdir()
     for name in [f"{number:02d}.wav" for number in range(7)] + ["0 odd\x1b[31m.wav"]:
@@ -57,8 +57,10 @@ def test_the_text_log_names_the_first_rejects_of_a_unit_and_how_many_more(tmp_pa
         f"output: {tmp_path / 'out'}\nrecipe: {{codec: {{model: demo}}}}\n"
         f"selection: {{source: {{kind: files, paths: [{source}]}}}}\nruntime: {{executor: inline}}\n"
     )
-    words = [sys.executable, "-m", "tokenizer_jobs", "run", str(job)]
-    told = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=False).stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logging.getLogger(), "handlers", [])  # as in the command's own process, without those of pytest
+        assert main(["run", str(job)]) == 1
+    told = capfd.readouterr().err
     (line,) = [line for line in told.splitlines() if " rejects: " in line]
     assert re.fullmatch(r"part-000001-00000-[0-9a-f]{16} has 8 rejects: .* and 3 more", line)
     assert line.count("(not_audio)") == 5
@@ -66,17 +68,17 @@ def test_the_text_log_names_the_first_rejects_of_a_unit_and_how_many_more(tmp_pa
     assert "\x1b[31m" not in told
 
 
-def test_a_run_logs_its_units_and_rejects_and_its_progress_as_json(tmp_path: Path) -> None:
+def test_a_run_logs_its_units_and_rejects_and_its_progress_as_json(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "broken.wav").write_bytes(b"<html>")
     job = tmp_path / "job.yaml"
     job.write_text(
         f"output: {tmp_path / 'out'}\nrecipe: {{codec: {{model: demo}}}}\n"
         f"selection: {{source: {{kind: files, paths: [{tmp_path}]}}}}\n"
     )
-    words = [sys.executable, "-m", "tokenizer_jobs", "run", str(job), "--log-format", "json"]
-    ended = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert ended.returncode == 1, "every item was rejected"
-    *logged, problem = ended.stderr.splitlines()
+    assert main(["run", str(job), "--log-format", "json"]) == 1, "every item was rejected"
+    *logged, problem = capfd.readouterr().err.splitlines()
     events = {line["event"]: line for line in lines("\n".join(logged))}
     assert problem.startswith("problem: every item was rejected")
     assert {"message", "item_rejected", "unit_committed", "progress"} <= set(events)

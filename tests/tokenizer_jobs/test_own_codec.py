@@ -15,9 +15,11 @@ import pytest
 from tokenizer_jobs.auditing.codecs import load_highest
 from tokenizer_jobs.config import CodecRecipe, JobConfig
 from tokenizer_jobs.encoding import Waveform, describe_codec, load_codec, make_codec
+from tokenizer_jobs.encoding.own import load_own_codec
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.recipe import UNKNOWN_WEIGHTS, CodecFacts
 from tokenizer_jobs.records import EncodedItem
+from tokenizer_jobs.source_config import PluginSource
 from tokenizer_jobs.submission import packed
 
 MODEL = f"{__name__}:Signs"
@@ -78,7 +80,9 @@ def test_it_is_built_on_the_device_that_was_chosen() -> None:
         {"precision": "bf16"},
         {"weights_sha256": "none"},
         {"weights_sha256": UNKNOWN_WEIGHTS},
+        {"weights_sha256": None},
         {"codebook_size": 0},
+        {"codebook_size": "2"},
         {"codebook_size": 65_537},
         {"streamed": True},
     ],
@@ -90,15 +94,38 @@ def test_facts_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch, wrong
         make_codec(recipe_of(), device="cpu")
 
 
-@pytest.mark.parametrize("model", ["no_such_module:Codec", f"{__name__}:Missing"])
-def test_what_cannot_be_imported_says_why(model: str) -> None:
-    with pytest.raises(ConfigError, match=r"cannot be imported .*importable where the job runs"):
-        describe_codec(recipe_of(model))
+@pytest.mark.parametrize("name", ["no_such_module:Codec", f"{__name__}:Missing", "not_python:Codec", ".relative:Codec"])
+def test_what_cannot_be_imported_says_why(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a codec and of a source."""
+    (tmp_path / "not_python.py").write_text("def")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"^recipe.codec.model = .* cannot be imported .*importable where the job runs"
+    ):
+        load_own_codec(recipe_of(name), device="cpu")
+    with pytest.raises(ConfigError, match=r"^selection.source.kind = .* cannot be imported .*importable where the job"):
+        PluginSource(kind=name).load()
 
 
 def test_a_class_with_another_constructor_says_which_is_asked_for() -> None:
     with pytest.raises(ConfigError, match=r"built as Class\(recipe, device="):
         make_codec(recipe_of("pathlib:Path"), device="cpu")
+
+
+class Mute:
+    """A codec that does not say what it is."""
+
+    def __init__(self, recipe: CodecRecipe, *, device: str) -> None: ...
+
+    encode, decode = Signs.encode, Signs.decode
+
+
+def test_a_codec_that_does_not_say_what_it_is_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"Mute' has no `describe`; expected"):
+        make_codec(recipe_of(f"{__name__}:Mute"), device="cpu")
+    monkeypatch.setattr(Signs, "facts", {"name": MODEL})
+    with pytest.raises(ConfigError, match=r"describe\(\) gave a dict, expected CodecFacts"):
+        make_codec(recipe_of(), device="cpu")
 
 
 @pytest.mark.parametrize("model", ["demo", "facebook/encodec_24khz", "s3://bucket/codec", "/models/a:b", "codec.th"])

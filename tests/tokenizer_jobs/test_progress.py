@@ -11,9 +11,11 @@ import sys
 import termios
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -21,6 +23,7 @@ from tests.tokenizer_jobs.conftest import REPOSITORY
 from tokenizer_jobs.config import JobConfig
 from tokenizer_jobs.job import run
 from tokenizer_jobs.progress import Pace, ProgressDisplay, progress_line
+from tokenizer_jobs.progress.capture import CapturedOutput
 from tokenizer_jobs.progress.frame import Scene, frame
 from tokenizer_jobs.progress.painter import Painter
 from tokenizer_jobs.results import Progress
@@ -56,6 +59,15 @@ class TestPace:
         assert pace.speed == pytest.approx(100)
         assert pace.eta_seconds == pytest.approx(36)
 
+    def test_the_next_plan_begins_anew_though_it_has_as_many_units(self) -> None:
+        pace = Pace()
+        pace.observe(_progress(2.0, 0.0))  # resumed
+        pace.observe(_progress(10.0, 36.0))
+        pace.observe(_progress(0.0, 40.0))  # another plan of 10 units: nothing of it is done
+        assert pace.speed is None
+        pace.observe(_progress(1.0, 76.0))
+        assert pace.speed == pytest.approx(100)
+
     def test_more_audio_than_estimated_is_no_negative_time(self) -> None:
         pace = Pace()
         pace.observe(_progress(0.0, 0.0))
@@ -84,6 +96,18 @@ class TestLines:
         assert before >= 2
         assert stream.getvalue().count("progress ") > before
         assert stream.getvalue().startswith("resumed\n")
+
+    def test_without_a_reader_the_work_goes_on(self) -> None:
+        """The thread keeps its beat, and the end is no fault."""
+        read, write = os.pipe()
+        os.close(read)
+        with open(write, "w", buffering=1) as stream, ProgressDisplay(stream, line_seconds=0.01) as display:  # noqa: PTH123
+            display.report(_progress(1.0, 10.0, message="resumed"))
+            time.sleep(0.05)
+            assert "progress" in [thread.name for thread in threading.enumerate()]
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, write)  # what is buffered would be a fault where the stream is closed
+            os.close(null)
 
     def test_no_thread_is_left(self) -> None:
         with ProgressDisplay(io.StringIO()):
@@ -159,6 +183,12 @@ class TestFrame:
         scene = replace(_scene(0), encoders=[*many, EncoderNow(name="encoder-63", state=EncoderState.LOST)])
         (line,) = (line.plain for line in frame(scene, columns=80, rows=50) if line.plain.startswith("encoders"))
         assert line == "encoders: 63 encoding · 1 lost · encoder-63 lost"
+
+    def test_after_the_work_no_encoder_is_awaited(self) -> None:
+        at_work = replace(_scene(0), progress=_progress(5.0, 60.0))
+        done = replace(_scene(0), progress=_progress(10.0, 60.0))
+        assert "encoders: none yet" in [line.plain for line in frame(at_work, columns=80, rows=50)]
+        assert not any("encoders" in line.plain for line in frame(done, columns=80, rows=50))
 
     def test_an_encoder_that_holds_units_encodes(self) -> None:
         held = [EncoderNow.of("a", state, num_units=2).state for state in EncoderState]
@@ -240,6 +270,37 @@ class TestTerminal:
         assert shown[:5] == kept
         assert shown[5] == ("after" if ends == "well" else "Traceback (most recent call last):")
         assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")
+
+    def test_output_to_elsewhere_is_waited_for_though_nothing_is_taken(self, foreign: TextIO) -> None:
+        """Stdout and stderr of this process are not that terminal: a pipe without a writer would always be ready."""
+        captured = CapturedOutput(foreign)
+        with captured:
+            began = time.monotonic()
+            captured.wait(0.1)
+            assert time.monotonic() - began >= 0.09
+            assert captured.lines() == []
+
+    def test_where_no_thread_can_be_started_the_terminal_is_given_back(
+        self, foreign: TextIO, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(self: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", fail)
+        before = sorted(Path("/proc/self/fd").iterdir())
+        with pytest.raises(RuntimeError, match="can't start"):
+            ProgressDisplay(foreign).__enter__()
+        assert sorted(Path("/proc/self/fd").iterdir()) == before
+
+
+@pytest.fixture
+def foreign(monkeypatch: pytest.MonkeyPatch) -> Iterator[TextIO]:
+    """A terminal that nothing of this process goes to."""
+    monkeypatch.setenv("TERM", "xterm")
+    ours, theirs = pty.openpty()
+    with open(theirs, "w") as stream:  # noqa: PTH123
+        yield stream
+    os.close(ours)
 
 
 def _in_a_terminal(words: list[str], *, environment: dict[str, str]) -> str:

@@ -19,6 +19,8 @@ from tokenizer_jobs.storage import Storage
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)")
 
 SCREENS = [(1200, "light"), (1200, "dark"), (760, "light"), (390, "light"), (390, "dark")]
+LAID_OUT = [(width, scheme) for width, scheme in SCREENS if scheme == "light" or (width, "light") not in SCREENS]
+"""Screens whose layout is looked at. Schemes differ in colours alone, which are looked at on every screen."""
 
 PLAYERS = """
 (async () => {
@@ -215,8 +217,9 @@ def test_everything_can_be_read(browser: Tab, pages: dict[str, Path], name: str,
     browser.open(pages[name])
     browser.show(width=width, height=900, scheme=scheme)
     browser.evaluate(OPEN_ALL)
-    assert browser.evaluate(DRAWN_TEXTS) == []
-    assert browser.evaluate(OVERFLOWING) == []
+    if (width, scheme) in LAID_OUT:
+        assert browser.evaluate(DRAWN_TEXTS) == []
+        assert browser.evaluate(OVERFLOWING) == []
     assert browser.evaluate(FAINT) == []
 
 

@@ -1,9 +1,8 @@
 """Laws of the storage, for a local folder and for one behind fsspec."""
 
-import multiprocessing
+import json
 import pickle
 import signal
-import subprocess
 import sys
 import textwrap
 import threading
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked import run_forked
 from tokenizer_jobs.errors import ConfigError, IntegrityError
 from tokenizer_jobs.liveness import Owner
 from tokenizer_jobs.storage import (
@@ -150,22 +150,23 @@ def test_racing_threads_have_one_winner(storage: Storage) -> None:
         assert storage.read_bytes(f"r/{number}") == won[0] * 1000
 
 
-def _race(url: str, name: int, results: "multiprocessing.Queue[tuple[int, list[bool]]]", start: float) -> None:
-    storage = Storage.at(url)
-    time.sleep(max(0.0, start - time.time()))
-    results.put((name, [storage.put_if_absent(f"race/{number}", bytes([65 + name]) * 1000) for number in range(20)]))
+RACE = """
+storage, name = Storage.at(sys.argv[1]), int(sys.argv[2])
+time.sleep(max(0.0, start - time.time()))
+won = [storage.put_if_absent(f"race/{number}", bytes([65 + name]) * 1000) for number in range(20)]
+Path(sys.argv[3]).write_text(json.dumps(won))
+"""
 
 
 def test_racing_processes_have_one_winner(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    results: multiprocessing.Queue[tuple[int, list[bool]]] = context.Queue()
-    start = time.time() + 2.0
-    racers = [context.Process(target=_race, args=(str(tmp_path), name, results, start)) for name in range(8)]
-    for racer in racers:
-        racer.start()
-    won = dict(results.get(timeout=60) for _ in racers)
-    for racer in racers:
-        racer.join()
+    imports = (
+        "import json, sys, time; from pathlib import Path; from tokenizer_jobs.storage import Storage\n"
+        "start = time.time() + 0.5"
+    )
+    results = [tmp_path / f"won-{name}.json" for name in range(8)]
+    calls = [(str(tmp_path), str(name), str(result)) for name, result in enumerate(results)]
+    assert run_forked(imports, RACE, calls) == [0] * 8
+    won = {name: json.loads(result.read_text()) for name, result in enumerate(results)}
     for number in range(20):
         winners = [name for name, wins in won.items() if wins[number]]
         assert len(winners) == 1
@@ -183,9 +184,7 @@ KILLED_AT = {
 
 @pytest.mark.parametrize("step", KILLED_AT)
 def test_killed_at_any_step_leaves_old_or_new(step: str, tmp_path: Path) -> None:
-    script = textwrap.dedent(f"""
-        import os, pathlib, signal, sys
-        from tokenizer_jobs.storage import Storage, local
+    body = textwrap.dedent(f"""
         storage = Storage.at(sys.argv[1])
         staged = storage.stage(".bin")
         staged.write_bytes(b"new")
@@ -199,9 +198,11 @@ def test_killed_at_any_step_leaves_old_or_new(step: str, tmp_path: Path) -> None
     storage = Storage.open(tmp_path)
     storage.replace("replace", b"old")
     storage.replace("publish", b"old")
-    for name, expected in zip(("put", "replace", "publish"), KILLED_AT[step], strict=True):
-        ended = subprocess.run([sys.executable, "-c", script, str(tmp_path), name], check=False)
-        assert ended.returncode in (-signal.SIGKILL, 0)
+    imports = "import os, pathlib, signal, sys; from tokenizer_jobs.storage import Storage, local"
+    names = ("put", "replace", "publish")
+    ended = run_forked(imports, body, [(str(tmp_path), name) for name in names])
+    for name, exit_code, expected in zip(names, ended, KILLED_AT[step], strict=True):
+        assert exit_code in (-signal.SIGKILL, 0)
         assert (storage.read_bytes(name) if storage.exists(name) else None) == expected
     for file in storage.list(STAGING_FOLDER):
         assert staged_by_the_dead(Path(file.path).name, here=Owner.current())

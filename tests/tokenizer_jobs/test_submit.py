@@ -7,9 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 import yaml
 
 from tests.tokenizer_jobs.head_node import HeadNode, head_node
+from tests.waiting import wait_until
 from tokenizer_jobs.config import JobConfig
 from tokenizer_jobs.job import run
 from tokenizer_jobs.status import read_status
@@ -156,14 +156,11 @@ def first_line(process: subprocess.Popen[str]) -> str:
 
 
 def wait_until_some_is_committed(output: Path, *, more_than: int = 0) -> None:
-    wait_for(lambda: len(list((output / "_commits").glob("*/*.json"))) > more_than, f"another commit in {output}")
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.1)
+    wait_until(
+        lambda: len(list((output / "_commits").glob("*/*.json"))) > more_than,
+        what=f"another commit in {output}",
+        seconds=DEADLINE_SECONDS,
+    )
 
 
 def assert_half_done(found: dict[str, Any]) -> None:
@@ -215,7 +212,9 @@ def test_jobs_that_are_stopped_and_submitted_again_give_what_one_process_gives(
     assert books(head)[0] == (None, VERSION), "it still runs"
     # As a supervisor outside Ray does it, whose books must show the command's own exit code.
     os.kill(json.loads((output / "_lease.json").read_text())["pid"], signal.SIGTERM)
-    wait_for(lambda: books(head)[0] == (75, VERSION), "the end of the job in the books")
+    wait_until(
+        lambda: books(head)[0] == (75, VERSION), what="the end of the job in the books", seconds=DEADLINE_SECONDS
+    )
     assert_half_done(read_status(str(output)).model_dump())
 
     # A cluster with another version of this package refuses the job, unless the package is sent along.

@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from encodec_core import BatchEncoder, EncodecConfig, EncodecModel
 from tests.tokenizer_jobs.tiny_training import RATE, silent, stages, tiny_job, write_audio, write_job
-from tokenizer_jobs.cli import commands, main
+from tokenizer_jobs.cli import main, training
 from tokenizer_jobs.codec_training import TrainingJob, ranks, train_codec
 from tokenizer_jobs.codec_training.config import TrainingRuntime
 from tokenizer_jobs.errors import ConfigError, TransientError
@@ -226,7 +226,7 @@ class TestInterruption:
     ) -> None:
         file = write_job(tmp_path, tiny_job(audio, tmp_path / "out"))
         with monkeypatch.context() as patch:
-            patch.setattr(commands, "_say", interrupt_at(2))
+            patch.setattr(training, "show", interrupt_at(2))
             assert main(["train-codec", str(file)]) == 75
         assert "stopped after update 2; the same command goes on from there" in capsys.readouterr().err
         assert main(["train-codec", str(file), "--max-updates", "3"]) == 75

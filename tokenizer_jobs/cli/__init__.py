@@ -1,14 +1,15 @@
 """The command line. Nothing heavy is imported before a command needs it, so that help comes at once."""
 
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
 from tokenizer_jobs.cli.commands import COMMANDS
 from tokenizer_jobs.cli.endings import as_process
 from tokenizer_jobs.cli.parsing import parse_arguments
+from tokenizer_jobs.cli.streams import flush_streams, has_lost_reader, tell
 from tokenizer_jobs.errors import EXIT_FAILED, ConfigError, TokenizerJobsError
 from tokenizer_jobs.wording import did_you_mean
 
@@ -29,23 +30,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Words after the program's name; None takes those of this process.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    exit_code = _reported(partial(_dispatch, words))
+    return _reported(flush_streams) or exit_code
+
+
+def _reported(step: Callable[[], int]) -> int:
+    """The exit code of a step; what keeps it from its end is told."""
     try:
-        exit_code = _dispatch(words)
-        sys.stdout.flush()  # what is still buffered would meet a reader that is gone at exit, where nobody catches it
-    except BrokenPipeError:
-        # The reader of our output is gone (`... | head`). Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
+        return step()
     except TokenizerJobsError as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(f"error: {error}")
         return EXIT_FAILED
     except OSError as error:
-        print(f"error: {error}; the system said no, so check the path, its permissions and the disk", file=sys.stderr)
+        if not isinstance(error, BrokenPipeError) or not has_lost_reader():  # else nobody wants the rest (`| head`)
+            tell(f"error: {error}; the system said no, so check the path, its permissions and the disk")
         return EXIT_FAILED
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        tell("interrupted")
         return EXIT_INTERRUPTED
-    return exit_code
 
 
 def _dispatch(words: list[str]) -> int:

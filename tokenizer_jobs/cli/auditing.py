@@ -4,7 +4,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 from tokenizer_jobs.cli.endings import complain
-from tokenizer_jobs.cli.exchange import dump_said, note
+from tokenizer_jobs.cli.exchange import dump_said
+from tokenizer_jobs.cli.streams import show, tell
 from tokenizer_jobs.wording import count_text, span_text
 
 if TYPE_CHECKING:
@@ -26,9 +27,9 @@ def audit_command(arguments: argparse.Namespace) -> int:
         sample=arguments.sample,
         seed=arguments.seed,
         said=dump_said(arguments),
-        say=note,
+        say=tell,
     )
-    print(result.model_dump_json() if arguments.json else audit_screen(result))
+    show(result.model_dump_json() if arguments.json else audit_screen(result))
     return complain(result.problems)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tokenizer_jobs.cli.endings import sigterm_as_interrupt
 from tokenizer_jobs.cli.facts import table
 from tokenizer_jobs.cli.next_steps import command, next_steps
+from tokenizer_jobs.cli.streams import show, tell
 from tokenizer_jobs.errors import EXIT_DONE, EXIT_STOPPED, ConfigError
 from tokenizer_jobs.wording import count_text
 
@@ -36,9 +37,9 @@ def drop_command(arguments: argparse.Namespace) -> int:
                 dry_run=arguments.dry_run,
             )
     except KeyboardInterrupt:
-        print("stopped; the same command finishes it", file=sys.stderr)
+        tell("stopped; the same command finishes it")
         return EXIT_STOPPED
-    print(result.model_dump_json() if arguments.json else drop_screen(result, drop_command=_wet(arguments)))
+    show(result.model_dump_json() if arguments.json else drop_screen(result, drop_command=_wet(arguments)))
     return EXIT_DONE
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
+from tokenizer_jobs.cli.streams import make_writable, tell
 from tokenizer_jobs.errors import EXIT_DONE, EXIT_FAILED, TokenizerJobsError
 
 __all__ = ["as_process", "complain", "example_id", "sigterm_as_interrupt"]
@@ -23,18 +24,8 @@ def as_process(main: Callable[[], int]) -> NoReturn:
         main: Does the command and gives the exit code.
     """
     signal.signal(signal.SIGTERM, _die)
-    _fill_closed_streams()
+    make_writable()
     sys.exit(main())
-
-
-def _fill_closed_streams() -> None:
-    """Let what goes to a closed stdout or stderr (`>&-`) go nowhere: the next opened file would get its descriptor."""
-    while (null := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(os.dup(null), "w", encoding="utf-8"))
-    os.close(null)
 
 
 def _die(number: int, _frame: FrameType | None) -> None:
@@ -80,8 +71,7 @@ def example_id(output: str, *, snapshot: int | None) -> str | None:
 
 
 def complain(problems: Sequence[str]) -> int:
-    """Put problems on stderr, flushed after what is on stdout; the exit code that they mean."""
-    sys.stdout.flush()
+    """Put problems on stderr, after what is on stdout; the exit code that they mean."""
     for problem in problems:
-        print(f"problem: {problem}", file=sys.stderr)
+        tell(f"problem: {problem}")
     return EXIT_FAILED if problems else EXIT_DONE

@@ -1,12 +1,12 @@
 """The commands that exchange codes with other tools: `export` and `import-codes`."""
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
 from tokenizer_jobs.cli.endings import complain, example_id, sigterm_as_interrupt
 from tokenizer_jobs.cli.facts import rejects_text, table, totals
 from tokenizer_jobs.cli.next_steps import after_work
+from tokenizer_jobs.cli.streams import show, tell
 from tokenizer_jobs.errors import EXIT_DONE, EXIT_STOPPED
 from tokenizer_jobs.wording import bytes_text, count_text
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tokenizer_jobs.exporting import ExportResult
     from tokenizer_jobs.importing import DumpSaid, ImportResult
 
-__all__ = ["dump_said", "export_command", "export_screen", "import_command", "import_screen", "note"]
+__all__ = ["dump_said", "export_command", "export_screen", "import_command", "import_screen"]
 
 
 def export_command(arguments: argparse.Namespace) -> int:
@@ -29,7 +29,7 @@ def export_command(arguments: argparse.Namespace) -> int:
         codebooks=arguments.codebooks,
         push_to=arguments.push,
     )
-    print(result.model_dump_json() if arguments.json else export_screen(result))
+    show(result.model_dump_json() if arguments.json else export_screen(result))
     return EXIT_DONE
 
 
@@ -52,23 +52,18 @@ def import_command(arguments: argparse.Namespace) -> int:
                 codec=codec,
                 said=dump_said(arguments),
                 dry_run=arguments.dry_run,
-                say=note,
+                say=tell,
             )
             # Decoding needs the codec, which nobody has where only its numbers were given.
             can_decode = arguments.codec is not None and not result.dry_run and not arguments.json
             shown_id = example_id(result.output, snapshot=result.snapshot) if can_decode else None
     except KeyboardInterrupt:
-        print("stopped; nothing is lost, and the same command resumes", file=sys.stderr)
+        tell("stopped; nothing is lost, and the same command resumes")
         return EXIT_STOPPED
     if arguments.codec is not None:
-        note(f"warning: nothing proves that {arguments.codec} made these codes; decode some and listen")
-    print(result.model_dump_json() if arguments.json else import_screen(result, example_id=shown_id))
+        tell(f"warning: nothing proves that {arguments.codec} made these codes; decode some and listen")
+    show(result.model_dump_json() if arguments.json else import_screen(result, example_id=shown_id))
     return complain(result.problems)
-
-
-def note(line: str) -> None:
-    """Say a line on stderr while a command works."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def dump_said(arguments: argparse.Namespace) -> "DumpSaid":

@@ -3,6 +3,7 @@
 import argparse
 
 from tokenizer_jobs.cli.endings import complain
+from tokenizer_jobs.cli.streams import show
 from tokenizer_jobs.errors import EXIT_DONE
 from tokenizer_jobs.wording import bytes_text, count_text, span_text
 
@@ -25,7 +26,7 @@ def report_command(arguments: argparse.Namespace) -> int:
         budget_seconds=arguments.max_seconds or None,
     )
     if arguments.json:
-        print(result.statistics.model_dump_json())
+        show(result.statistics.model_dump_json())
         return complain(result.problems)
     content = result.statistics.content
     lines = [f"done: {bytes_text(result.page_bytes)}, {count_text(result.samples, 'sample')}"]
@@ -39,7 +40,7 @@ def report_command(arguments: argparse.Namespace) -> int:
         lines.append(f"wrote {' and '.join(result.others)} beside it")
     lines += [f"left {name} alone: it is somebody else's, or was edited" for name in result.left_alone]
     lines.append(f"the page, for any browser: {result.page}")
-    print("\n".join(lines))
+    show("\n".join(lines))
     return complain(result.problems)
 
 
@@ -48,7 +49,7 @@ def decode_command(arguments: argparse.Namespace) -> int:
     from tokenizer_jobs.audition import decode_to_wav
 
     decoded = decode_to_wav(arguments.output, row_id=arguments.id, destination=arguments.wav, model=arguments.model)
-    print(
+    show(
         f"wrote {decoded.path}: {decoded.num_samples / decoded.sample_rate:.3f} s, {decoded.sample_rate} Hz, "
         f"{count_text(decoded.channels, 'channel')}, 32-bit float, decoded by {decoded.codec}"
     )

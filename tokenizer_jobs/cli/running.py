@@ -11,6 +11,7 @@ from tokenizer_jobs.cli.endings import complain, example_id, sigterm_as_interrup
 from tokenizer_jobs.cli.facts import left_alone, rejects_text, table, totals
 from tokenizer_jobs.cli.flags import load_job
 from tokenizer_jobs.cli.next_steps import after_work
+from tokenizer_jobs.cli.streams import show, tell
 from tokenizer_jobs.errors import EXIT_STOPPED
 from tokenizer_jobs.wording import audio_text, count_text, span_text, speed_text
 
@@ -79,9 +80,9 @@ def _do(work: "Callable[[Report], RunResult]", *, log_format: "LogFormat") -> in
                 result = work(display.report)
             shown_id = example_id(result.output, snapshot=result.snapshot)
     except KeyboardInterrupt:  # while loading, planning or publishing; with units in hand `run` stops by itself
-        print("stopped; nothing is lost, and the same command resumes", file=sys.stderr)
+        tell("stopped; nothing is lost, and the same command resumes")
         return EXIT_STOPPED
-    print(run_screen(result, example_id=shown_id))
+    show(run_screen(result, example_id=shown_id))
     complain(result.problems)
     return result.exit_code
 

@@ -1,9 +1,9 @@
 """The commands that train: `train-codec` and `train-lm`."""
 
 import argparse
-import sys
 
 from tokenizer_jobs.cli.endings import sigterm_as_interrupt
+from tokenizer_jobs.cli.streams import show, tell
 from tokenizer_jobs.errors import EXIT_DONE, EXIT_STOPPED
 
 __all__ = ["train_codec_command", "train_lm_command"]
@@ -16,14 +16,14 @@ def train_codec_command(arguments: argparse.Namespace) -> int:
     job = TrainingJob.load(arguments.config, output=arguments.output)
     try:
         with sigterm_as_interrupt():
-            result = train_codec(job, say=_say, max_updates=arguments.max_updates)
+            result = train_codec(job, say=show, max_updates=arguments.max_updates)
     except KeyboardInterrupt:  # before the first update, or a second time
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        tell("stopped; the same command goes on from the last checkpoint")
         return EXIT_STOPPED
     if not result.is_done:
-        print(f"stopped after update {result.updates}; the same command goes on from there", file=sys.stderr)
+        tell(f"stopped after update {result.updates}; the same command goes on from there")
         return EXIT_STOPPED
-    print(f"{result.updates} updates are done; the codec is {result.output / 'model'}")
+    show(f"{result.updates} updates are done; the codec is {result.output / 'model'}")
     return EXIT_DONE
 
 
@@ -34,13 +34,9 @@ def train_lm_command(arguments: argparse.Namespace) -> int:
     job = LanguageModelJob.load(arguments.config, output=arguments.output)
     try:
         with sigterm_as_interrupt():
-            result = train_language_model(job, say=_say, max_updates=arguments.max_updates)
+            result = train_language_model(job, say=show, max_updates=arguments.max_updates)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        tell("stopped; the same command goes on from the last checkpoint")
         return EXIT_STOPPED
-    print(f"{result.updates} updates are done; the language model is {result.output / 'lm'}")
+    show(f"{result.updates} updates are done; the language model is {result.output / 'lm'}")
     return EXIT_DONE if result.is_done else EXIT_STOPPED
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from tokenizer_jobs.cli.endings import complain
 from tokenizer_jobs.cli.facts import table, totals
+from tokenizer_jobs.cli.streams import show
 from tokenizer_jobs.wording import count_text
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def verify_command(arguments: argparse.Namespace) -> int:
     from tokenizer_jobs.verification import verify
 
     result = verify(arguments.output, reencode=arguments.reencode, model=arguments.model)
-    print(result.model_dump_json() if arguments.json else verify_screen(result))
+    show(result.model_dump_json() if arguments.json else verify_screen(result))
     return complain(result.problems)
 
 

@@ -32,7 +32,8 @@ __all__ = ["Crew", "Ended"]
 _log = logging.getLogger(__name__)
 
 MAX_LOST_AT_START = 3
-"""Encoders that may die before any takes units: later ones die of the same, most likely."""
+"""Times that an encoder and those in its place may die before any takes units: the next would die of the same, most
+likely. Deaths of several encoders are no sign of that: nodes are preempted when they like."""
 
 START_SECONDS = 300.0
 """For an encoder that has its process to import what it needs: on a cold file system that is gigabytes."""
@@ -107,6 +108,8 @@ class Crew:
         self.num_lost_in_all = 0
         """Encoders that were lost so far, for whatever reason."""
         self._was_ready = False
+        self._lost_at_start = Counter[str]()
+        """By place."""
         self._none_placed_since = time.monotonic()
         self._next_look = 0.0
         self._told_unplaced = False
@@ -143,7 +146,8 @@ class Crew:
         """What each encoder does, and which were lost and have no successor yet; may be called in any thread."""
         held = Counter(encoder for encoder, _ in list(self._attempts.values()))
         seen = [EncoderNow.of(each.name, each.state, num_units=held[each]) for each in list(self._encoders)]
-        return [*seen, *(EncoderNow.of(name, _State.LOST) for name, _ in list(self._vacant))]
+        shown = {each.name for each in seen}  # one that leaves has a vacancy already, and may keep it to its end
+        return [*seen, *(EncoderNow.of(name, _State.LOST) for name, _ in list(self._vacant) if name not in shown)]
 
     @property
     def num_coming(self) -> int:
@@ -239,8 +243,8 @@ class Crew:
 
     def _start(self, place: EncoderPlace) -> None:
         if self._vacant:
-            stem, _, count = self._vacant.pop(0)[0].partition(".")
-            name = f"{stem}.{int(count or 1) + 1}"
+            before = self._vacant.pop(0)[0]
+            name = f"{_stem(before)}.{int(before.partition('.')[2] or 1) + 1}"
         else:
             name = f"encoder-{self._num_named}"
             self._num_named += 1
@@ -273,9 +277,11 @@ class Crew:
         except RayError as error:
             if isinstance(error, ActorDiedError) and error.actor_init_failed:
                 raise cannot_start(encoder.name, import_failure(error)) from error
-            self._lose(encoder, classify(error).message)
-            if not self._was_ready and self._num_lost >= MAX_LOST_AT_START:
-                raise cannot_start(encoder.name, self._last_loss) from error
+            if not self._lose(encoder, classify(error).message) and not self._was_ready:
+                place = _stem(encoder.name)
+                self._lost_at_start[place] += 1
+                if self._lost_at_start[place] >= MAX_LOST_AT_START:
+                    raise cannot_start(encoder.name, self._last_loss) from error
             return
         encoder.since = time.monotonic()
         if encoder.state is _State.PLACING:
@@ -358,6 +364,11 @@ class Crew:
                     "%d of %d encoders have found no place for %.0f s, and the run goes on without them: %s",
                     len(waiting), len(self._encoders), longest, what_is_missing(encoder.place for encoder in waiting),
                 )  # fmt: skip
+
+
+def _stem(name: str) -> str:
+    """What the names of all encoders have in common that come one after the other in one place."""
+    return name.partition(".")[0]
 
 
 def _num_new(nodes: Sequence[Node], before: Sequence[Node]) -> int:

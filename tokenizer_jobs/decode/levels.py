@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tokenizer_jobs.records import FULL_SCALE_INT16
 
-__all__ = ["Level", "LevelMeter", "measure_level"]
+__all__ = ["Level", "LevelMeter"]
 
 SILENCE_DB = -60.0
 BLOCK_SECONDS = 0.02
@@ -89,10 +89,3 @@ class LevelMeter:
             self._num_silent += int(np.count_nonzero(powers / (self._block * len(samples)) < _SILENT_POWER))
             powers[0] += self._energy
             self._energy = float(np.add.accumulate(powers)[-1])
-
-
-def measure_level(waveform: npt.NDArray[np.generic], *, sample_rate: int) -> Level:
-    """Measure a waveform [C, n] of at least one sample; see `LevelMeter`."""
-    meter = LevelMeter(sample_rate=sample_rate)
-    meter.push(waveform)
-    return meter.level()

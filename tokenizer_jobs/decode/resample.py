@@ -11,7 +11,7 @@ import soxr
 
 from encodec_core.resample import ReferenceResampler
 
-__all__ = ["Passthrough", "ReferenceResampler", "Resampler", "SoxrResampler", "make_resampler", "resampled_length"]
+__all__ = ["Passthrough", "ReferenceResampler", "Resampler", "SoxrResampler", "make_resampler"]
 
 Block = npt.NDArray[np.generic]
 
@@ -40,15 +40,6 @@ def make_resampler(name: str, *, source_rate: int, target_rate: int, channels: i
     if name == "reference":
         return ReferenceResampler(source_rate=source_rate, target_rate=target_rate, channels=channels)
     return SoxrResampler(source_rate=source_rate, target_rate=target_rate, channels=channels)
-
-
-def resampled_length(name: str, num_samples: int, *, source_rate: int, target_rate: int) -> int:
-    """Length after resampling: soxr rounds half up, the reference rounds up."""
-    if source_rate == target_rate:
-        return num_samples
-    if name == "reference":
-        return -(-num_samples * target_rate // source_rate)
-    return (2 * num_samples * target_rate + source_rate) // (2 * source_rate)
 
 
 class Passthrough:

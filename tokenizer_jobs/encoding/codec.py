@@ -15,6 +15,7 @@ Waveform = npt.NDArray[np.float32]
 """[C, n] in [-1, 1], at the codec's rate and channel count."""
 
 
+@runtime_checkable
 class Codec(Protocol):
     """What the service asks of a codec."""
 

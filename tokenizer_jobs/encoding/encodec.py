@@ -166,7 +166,8 @@ def _load_model(recipe: CodecRecipe) -> EncodecModel:
 def _read_model(model: str, revision: str | None) -> EncodecModel:
     if is_own_codec(model):
         raise ConfigError(
-            f"{model!r} is a codec of your own, and this works with EnCodec alone; give a hub id, a folder, or a file"
+            f"{model!r} is a codec of your own; each of `audit`, `import-codes` and `verify --reencode` works with "
+            "EnCodec alone: name one by its hub id, folder or file, or go on without --reencode"
         )
     try:
         return EncodecModel.from_pretrained(model, revision=revision)

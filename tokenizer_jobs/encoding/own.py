@@ -1,12 +1,12 @@
 """A codec of one's own: `recipe.codec.model` names its class as `package.module:Class`."""
 
-import importlib
 import re
 from typing import Literal
 
 from tokenizer_jobs.config import CodecRecipe
 from tokenizer_jobs.encoding.codec import Codec, StreamingCodec
 from tokenizer_jobs.errors import ConfigError
+from tokenizer_jobs.own_classes import import_class
 from tokenizer_jobs.recipe import UNKNOWN_WEIGHTS, CodecFacts
 
 __all__ = ["load_own_codec"]
@@ -20,21 +20,24 @@ def load_own_codec(recipe: CodecRecipe, *, device: Literal["cpu", "cuda"]) -> Co
     Raises:
         ConfigError: it cannot be imported or built, or says of itself what cannot be.
     """
-    module_name, _, class_name = recipe.model.partition(":")
+    factory = import_class(recipe.model, key="recipe.codec.model")
     try:
-        factory = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            f"recipe.codec.model = {recipe.model!r} cannot be imported ({error}); expected package.module:Class "
-            "importable where the job runs"
-        ) from error
-    try:
-        codec: Codec = factory(recipe, device=device)
+        codec = factory(recipe, device=device)
     except TypeError as error:
         raise ConfigError(
             f"recipe.codec.model = {recipe.model!r} is built as Class(recipe, device='cpu' or 'cuda'): {error}"
         ) from error
+    if not isinstance(codec, Codec):
+        missing = [f"`{name}`" for name in ("encode", "decode", "describe") if not hasattr(codec, name)]
+        raise ConfigError(
+            f"recipe.codec.model = {recipe.model!r} has no {' and no '.join(missing)}; expected a class with the "
+            "methods `encode`, `decode` and `describe`"
+        )
     facts = codec.describe()
+    if not isinstance(facts, CodecFacts):
+        raise ConfigError(
+            f"recipe.codec.model = {recipe.model!r}: describe() gave a {type(facts).__name__}, expected CodecFacts"
+        )
     wrong = [f"{name} = {found!r}, expected {wanted}" for name, found, wanted in _contradictions(codec, facts, recipe)]
     if wrong:
         raise ConfigError(f"{recipe.model} describes itself wrongly: {'; '.join(wrong)}; mend its describe()")
@@ -43,7 +46,8 @@ def load_own_codec(recipe: CodecRecipe, *, device: Literal["cpu", "cuda"]) -> Co
 
 def _contradictions(codec: Codec, facts: CodecFacts, recipe: CodecRecipe) -> list[tuple[str, object, str]]:
     """Facts that cannot be: name, what was found, what was expected."""
-    knows_weights = _SHA256.fullmatch(facts.weights_sha256) is not None and facts.weights_sha256 != UNKNOWN_WEIGHTS
+    weights: object = facts.weights_sha256  # of any type: nobody has checked it
+    knows_weights = isinstance(weights, str) and weights != UNKNOWN_WEIGHTS and _SHA256.fullmatch(weights) is not None
     checks = [
         ("name", facts.name, facts.name == recipe.model, f"the recipe's model, {recipe.model!r}"),
         (
@@ -62,7 +66,7 @@ def _contradictions(codec: Codec, facts: CodecFacts, recipe: CodecRecipe) -> lis
         (
             "codebook_size",
             facts.codebook_size,
-            1 <= facts.codebook_size <= 1 << 16,
+            isinstance(facts.codebook_size, int) and 1 <= facts.codebook_size <= 1 << 16,
             "1 to 65536, since codes are uint16",
         ),
         (

@@ -46,7 +46,7 @@ from tokenizer_jobs.shards import ShardWriter, write_rejects
 from tokenizer_jobs.sources import is_stripped, public_source
 from tokenizer_jobs.storage import Storage
 from tokenizer_jobs.sweeping import sweep_orphans
-from tokenizer_jobs.wording import counts_text
+from tokenizer_jobs.wording import counts_text, rejects_command
 
 __all__ = ["ImportResult", "import_codes"]
 
@@ -169,7 +169,7 @@ class _Import:
         plans = [read_plan_summary(self.storage, generation) for generation in generations]
         totals, newest = total(self.ledger.commits(*generations)), newest_snapshot(self.storage)
         reasons = counts_text(totals.rejects_by_reason)
-        all_rejected = totals.rows == 0 and totals.rejects > 0
+        every_one = f"every item was rejected ({reasons}); {rejects_command(self.storage.name)} shows them"
         return ImportResult(
             **summary_fields(totals),
             output=self.storage.name,
@@ -177,7 +177,7 @@ class _Import:
             units=sum(plan.num_units for plan in plans),
             dropped=self.ledger.receipts.num_dropped,
             snapshot=None if newest is None else newest.number,
-            problems=[f"every item was rejected ({reasons}); look into rejects/"] if all_rejected else [],
+            problems=[every_one] if totals.rows == 0 and totals.rejects > 0 else [],
             evidence=inspected.evidence,
             format=inspected.format,
             recipe_id=self.recipe.recipe_id,

@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
 from tokenizer_jobs.logs import log_event
@@ -83,7 +84,7 @@ class NowAndThen(ABC):
 
 
 class Lines(NowAndThen):
-    """Lines on a stream."""
+    """Lines on a stream, as long as somebody reads it."""
 
     def __init__(self, stream: TextIO, *, line_seconds: float) -> None:
         super().__init__(line_seconds=line_seconds)
@@ -92,11 +93,15 @@ class Lines(NowAndThen):
     def say(self, message: str) -> None:
         """Write a line at once, and not into one that is being written."""
         with self._lock:
-            print(message, file=self._stream, flush=True)
+            self._write(message)
 
     def say_progress(self, progress: "Progress", pace: Pace, *, waited_seconds: float) -> None:
         """Write the line."""
-        print(progress_line(progress, pace, waited_seconds=waited_seconds), file=self._stream, flush=True)
+        self._write(progress_line(progress, pace, waited_seconds=waited_seconds))
+
+    def _write(self, line: str) -> None:
+        with suppress(OSError):  # the reader is gone, and the work goes on
+            print(line, file=self._stream, flush=True)
 
 
 class Events(NowAndThen):

@@ -39,12 +39,24 @@ class LiveView:
         self._thread = threading.Thread(target=self._tick, name="progress", daemon=True)
         self._stack = ExitStack()
         self._terminal = stream
+        self._painter = Painter(stream)
         self._captured: CapturedOutput | None = None
         self._started = time.monotonic()
         self._latest: tuple[Progress, Pace, float] | None = None
 
     def start(self) -> None:
-        """Take the terminal."""
+        """Take the terminal.
+
+        Raises:
+            RuntimeError: no thread can be started; the terminal is as it was.
+        """
+        try:
+            self._take()
+        except BaseException:  # nobody would empty the pipe: the error itself would never be seen
+            self._give_back()
+            raise
+
+    def _take(self) -> None:
         if _descriptor(self._stream) is not None:
             self._captured = CapturedOutput(self._stream)
             self._terminal = self._stack.enter_context(self._captured)
