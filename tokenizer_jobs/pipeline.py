@@ -24,7 +24,7 @@ from tokenizer_jobs.isolation import DecodeLimits
 from tokenizer_jobs.logs import log_event
 from tokenizer_jobs.records import Batch, Decoded, EncodeFigures, RejectedItem, WorkUnit
 from tokenizer_jobs.schema import reject_schema, row_schema
-from tokenizer_jobs.shards import ShardWriter, write_rejects
+from tokenizer_jobs.shards import ShardWriter, StagedShard, write_rejects
 from tokenizer_jobs.source_config import SourceConfig
 from tokenizer_jobs.storage import Storage
 
@@ -148,28 +148,8 @@ def tokenize_unit(
         grain_samples=codec.describe().grain_samples,
         restarts=job.target.long_audio == "restart",
     )
-    rejected: list[RejectedItem] = []
-    with (
-        desk.unit(),
-        ShardWriter(
-            storage,
-            unit=unit,
-            schema=row_schema(job.user_schema),
-            metadata=job.metadata,
-            shard_format=job.shard_format,
-        ) as writer,
-    ):
-        for step in form_batches(clock.iterate("decode_wait", decoded), batch_seconds=job.batch_seconds):
-            if isinstance(step, RejectedItem):
-                assembly.void(step)
-                rejected.append(step)
-                continue
-            rows = assembly.add_batch(step) if isinstance(step, Batch) else assembly.add_stretch(step)
-            with clock.stage("write"):
-                writer.append(rows)
-        assembly.check_ended()
-        with clock.stage("write"):
-            shard = writer.close()
+    with desk.unit():
+        shard, rejected = _write_rows(unit, decoded=decoded, job=job, assembly=assembly, storage=storage, clock=clock)
     with clock.stage("write"):
         rejects = write_rejects(
             storage,
@@ -197,6 +177,37 @@ def tokenize_unit(
         publish_seconds=clock.seconds["publish"],
         rejected=tuple(sorted(told, key=lambda reject: reject.position)[:NAMED_REJECTS]),
     )
+
+
+def _write_rows(
+    unit: WorkUnit,
+    *,
+    decoded: Iterable[Decoded],
+    job: UnitJob,
+    assembly: RowAssembly,
+    storage: Storage,
+    clock: _StageClock,
+) -> tuple[StagedShard, list[RejectedItem]]:
+    """Encode the unit's items and write their rows; the staged shard, and the items without rows."""
+    rejected: list[RejectedItem] = []
+    with ShardWriter(
+        storage,
+        unit=unit,
+        schema=row_schema(job.user_schema),
+        metadata=job.metadata,
+        shard_format=job.shard_format,
+    ) as writer:
+        for step in form_batches(clock.iterate("decode_wait", decoded), batch_seconds=job.batch_seconds):
+            if isinstance(step, RejectedItem):
+                assembly.void(step)
+                rejected.append(step)
+                continue
+            rows = assembly.add_batch(step) if isinstance(step, Batch) else assembly.add_stretch(step)
+            with clock.stage("write"):
+                writer.append(rows)
+        assembly.check_ended()
+        with clock.stage("write"):
+            return writer.close(), rejected
 
 
 def _encode_work(figures: EncodeFigures) -> EncodeWork | None:
