@@ -36,6 +36,8 @@ def run_forked(imports: str, body: str, calls: Sequence[Sequence[str]]) -> list[
         Exit codes of the processes; minus the signal of what was killed.
     """
     command = [sys.executable, "-c", _PARENT, json.dumps([imports, body, calls])]
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True, check=True, timeout=60
+    )
     exit_codes: list[int] = json.loads(done.stdout)
     return exit_codes

@@ -37,20 +37,13 @@ def index_path(folder: str) -> str:
     return f"{folder}.parquet"
 
 
-def read_records(
-    storage: Storage, folder: str, *, known: Mapping[str, bytes] | None = None
-) -> Iterator[tuple[str, bytes]]:
+def read_records(storage: Storage, folder: str) -> Iterator[tuple[str, bytes]]:
     """Path and content of every JSON record in a folder, in the order of paths.
-
-    Args:
-        storage: The output.
-        folder: Of the records.
-        known: Contents by path that need not be read again.
 
     Raises:
         IntegrityError: the index is damaged.
     """
-    yield from read_listed(storage, folder, list_records(storage, folder), known=known)
+    yield from read_listed(storage, folder, list_records(storage, folder))
 
 
 def list_records(storage: Storage, folder: str) -> dict[str, Version]:
@@ -59,12 +52,7 @@ def list_records(storage: Storage, folder: str) -> dict[str, Version]:
 
 
 def read_listed(
-    storage: Storage,
-    folder: str,
-    listed: Mapping[str, Version],
-    *,
-    known: Mapping[str, bytes] | None = None,
-    by_index: bool = True,
+    storage: Storage, folder: str, listed: Mapping[str, Version], *, by_index: bool = True
 ) -> Iterator[tuple[str, bytes]]:
     """As `read_records`, of records that were listed.
 
@@ -72,18 +60,16 @@ def read_listed(
         storage: The output.
         folder: Of the records.
         listed: Some of its records.
-        known: Contents by path that need not be read again.
         by_index: Whether to look into the index: it holds all, and is no gain for a few.
     """
-    known = known or {}
     if storage.is_local:
-        yield from ((path, known.get(path) or storage.read_bytes(path)) for path in listed)
+        yield from ((path, storage.read_bytes(path)) for path in listed)
         return
-    copies = _read_index(storage, folder, listed=listed) if by_index and listed.keys() - known.keys() else {}
+    copies = _read_index(storage, folder, listed=listed) if by_index and listed else {}
     with ThreadPoolExecutor(REMOTE_READERS, thread_name_prefix="records") as pool:
         waiting = deque[tuple[str, bytes | Future[bytes]]]()
         for path in listed:
-            waiting.append((path, known.get(path) or copies.pop(path, None) or pool.submit(storage.read_bytes, path)))
+            waiting.append((path, copies.pop(path) if path in copies else pool.submit(storage.read_bytes, path)))
             if len(waiting) > 2 * REMOTE_READERS:
                 yield _done(*waiting.popleft())
         yield from (_done(path, content) for path, content in waiting)

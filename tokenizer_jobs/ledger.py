@@ -7,7 +7,7 @@ A driver asks for them again and again: to resume, to judge, to publish, to swee
 import logging
 from collections.abc import Iterator
 
-from tokenizer_jobs.commit_index import read_records, write_index
+from tokenizer_jobs.commit_index import list_records, read_listed, read_records, write_index
 from tokenizer_jobs.commits import Commit, commit_folder, commit_path, parse_commit
 from tokenizer_jobs.errors import TransientError
 from tokenizer_jobs.logs import log_event
@@ -97,9 +97,9 @@ class Ledger:
         """
         folder, known = commit_folder(generation), self._known(generation)
         held = known if self._storage.is_exclusive else PackedRecords()
-        for path, record in read_records(self._storage, folder, known=held):
-            if path not in held:
-                known[path] = record
+        listed = list_records(self._storage, folder)
+        new = {path: version for path, version in listed.items() if path not in held}
+        known.update(read_listed(self._storage, folder, new))
         if not self._storage.is_local and known:
             write_index(self._storage, folder, known)
 

@@ -72,8 +72,8 @@ class SleepingCodec:
         return [EncodedItem(codes=_codes(waveform.shape[1])) for waveform in waveforms]
 
     def decode(self, encoded: Sequence[EncodedItem], *, num_samples: Sequence[int]) -> list[Waveform]:
-        """Nothing that a cluster does."""
-        raise NotImplementedError("these codes stand for no audio")
+        """Refused: a run decodes nothing back, and codes that follow from lengths alone have no audio."""
+        raise NotImplementedError(f"{len(encoded)} items to decode: their codes follow from lengths, and have no audio")
 
     def describe(self) -> CodecFacts:
         """Facts on what it stands for."""

@@ -27,7 +27,7 @@ class HashCodec:
         return [EncodedItem(codes=_codes(waveform)) for waveform in waveforms]
 
     def decode(self, encoded: Sequence[EncodedItem], *, num_samples: Sequence[int]) -> list[Waveform]:
-        raise NotImplementedError("codes that are a hash have no audio; nothing in the cluster decodes")
+        raise NotImplementedError("codes that are a hash have no audio; nothing in the cluster decodes codes back")
 
     def describe(self) -> CodecFacts:
         return FACTS

@@ -9,6 +9,9 @@ from xml.etree import ElementTree
 
 import soundfile
 
+SPECTROGRAM = "sound"
+"""Class of the drawings that are a picture and not marks."""
+
 
 @dataclass(frozen=True)
 class Page:
@@ -40,13 +43,19 @@ class Page:
         return found + re.findall(r"url\(([^)]*)\)|@import ([^;]*)", "".join(self.root.itertext()))
 
     def plots(self) -> list[tuple[str, int]]:
-        """Label of every plot, and its marks."""
+        """Label of every plot but spectrograms, and its marks."""
         return [
-            (
-                svg.get("aria-label", ""),
-                sum(1 for one in svg.iter() if one.tag in ("rect", "image") and one.get("class") != "frame"),
-            )
+            (svg.get("aria-label", ""), sum(1 for one in svg.iter("rect") if one.get("class") != "frame"))
             for svg in self.root.iter("svg")
+            if svg.get("class") != SPECTROGRAM
+        ]
+
+    def spectrograms(self) -> list[tuple[str, int]]:
+        """Label of every spectrogram, and its pictures."""
+        return [
+            (svg.get("aria-label", ""), sum(1 for _ in svg.iter("image")))
+            for svg in self.root.iter("svg")
+            if svg.get("class") == SPECTROGRAM
         ]
 
     def players(self) -> list[tuple[str, float, float]]:

@@ -122,7 +122,10 @@ def test_the_image_is_built_from_files_that_exist() -> None:
 def test_kubernetes_would_take_it() -> None:
     folder = os.environ.get("KUBERAY_CRDS")
     if folder is None:
-        pytest.skip("KUBERAY_CRDS does not name KubeRay's folder of custom resource definitions")
+        pytest.skip(
+            "KUBERAY_CRDS does not name a folder with KubeRay's ray.io_rayjobs.yaml, such as "
+            "ray-operator/config/crd/bases of its repository"
+        )
     definition = yaml.load(Path(folder, "ray.io_rayjobs.yaml").read_text(), Loader=yaml.CSafeLoader)
     (served,) = [entry for entry in definition["spec"]["versions"] if entry["name"] == "v1"]
     schema = _strict(served["schema"]["openAPIV3Schema"])

@@ -41,10 +41,16 @@ PLAYERS = """
 })()
 """
 PLOTS = """
-Array.from(document.querySelectorAll("svg")).map(plot => [
+Array.from(document.querySelectorAll("svg:not(.sound)")).map(plot => [
   plot.getAttribute("aria-label"), plot.getBoundingClientRect().width,
-  Array.from(plot.querySelectorAll("rect, image")).filter(one => one.getBoundingClientRect().height > 0.4).length,
+  Array.from(plot.querySelectorAll("rect")).filter(one => one.getBoundingClientRect().height > 0.4).length,
 ])
+"""
+SPECTROGRAMS = """
+Array.from(document.querySelectorAll("svg.sound")).map(plot => {
+  const box = plot.querySelector("image").getBoundingClientRect();
+  return [plot.getAttribute("aria-label"), plot.querySelectorAll("image").length, box.width, box.height];
+})
 """
 PAPER = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
 
@@ -209,6 +215,17 @@ def test_plots_are_drawn(browser: Tab, pages: dict[str, Path], name: str) -> Non
     for label, width, marks in plots:
         assert width > 90, label
         assert marks > 0, label
+
+
+def test_spectrograms_are_drawn(tab: Tab) -> None:
+    tab.show(width=1200, height=900, scheme="light")
+    spectrograms = tab.evaluate(SPECTROGRAMS)
+    assert len(spectrograms) == 12
+    for label, pictures, width, height in spectrograms:
+        assert label.startswith("Spectrogram")
+        assert pictures == 1, label
+        assert width > 90, label
+        assert height > 20, label
 
 
 @pytest.mark.parametrize("name", ["real", "crowded"])

@@ -74,8 +74,13 @@ def test_the_page_of_a_real_run_is_complete_and_alone(quickstart: Quickstart, tm
     for label, marks in found.plots():
         assert marks > 0, label
     labels = " ".join(label for label, _ in found.plots())
-    for what in ("by stage", "duration", "loudness", "Entropy", "follows", "Spectrogram"):
+    for what in ("by stage", "duration", "loudness", "Entropy", "follows"):
         assert what in labels
+    spectrograms = found.spectrograms()
+    assert len(spectrograms) == 12
+    for label, pictures in spectrograms:
+        assert label.startswith("Spectrogram")
+        assert pictures == 1, label
     players = found.players()
     assert len(players) == 2 * result.samples == 12
     for label, seconds, told in players:
@@ -147,7 +152,7 @@ def test_an_empty_output_has_a_page_too(tmp_path: Path) -> None:
     _is_alone(found)
     for name in SECTIONS:
         assert found.words(name)
-    assert found.plots() == []
+    assert (found.plots(), found.spectrograms()) == ([], [])
     assert "Nothing is planned yet" in found.words("overview")
 
 
@@ -285,9 +290,21 @@ class TestParts:
         assert short(number) == text
 
     @pytest.mark.parametrize(
-        ("share", "text"), [(0, "0 %"), (1, "100 %"), (0.125, "12.5 %"), (1e-9, "< 0.1 %"), (0.9999, "> 99.9 %")]
+        ("share", "text"),
+        [
+            (0, "0 %"),
+            (1, "100 %"),
+            (0.125, "12.5 %"),
+            (1e-9, "< 0.001 %"),
+            (0.00001, "0.001 %"),
+            (0.00033, "0.03 %"),
+            (0.000499, "0.05 %"),
+            (0.9999, "> 99.9 %"),
+        ],
     )
-    def test_shares_are_percents_to_a_tenth_and_never_round_to_all_or_nothing(self, share: float, text: str) -> None:
+    def test_shares_are_percents_to_a_tenth_or_a_digit_and_never_round_to_all_or_nothing(
+        self, share: float, text: str
+    ) -> None:
         assert percent(share) == text
 
     @pytest.mark.parametrize(("hours", "text"), [(9.5 / 3600, "9.5 s"), (0.14, "8 min 24 s"), (1234.5, "1,234.50 h")])

@@ -127,10 +127,15 @@ def short(number: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share that was measured, to a tenth: `12.5 %`; what is neither nothing nor all never reads as if it were."""
+    """A share that was measured, to a tenth, and below one to a digit: `12.5 %`, `0.003 %`.
+
+    What is neither nothing nor all never reads as if it were.
+    """
     if share in (0.0, 1.0):
         return f"{100 * share:.0f} %"
-    return "< 0.1 %" if share < 0.0005 else "> 99.9 %" if 0.9995 <= share < 1.0 else f"{100 * share:.1f} %"
+    if share < 0.0005:
+        return "< 0.001 %" if share < 0.00001 else f"{100 * share:.1g} %"
+    return "> 99.9 %" if 0.9995 <= share < 1.0 else f"{100 * share:.1f} %"
 
 
 def whole_percent(share: float) -> str:
