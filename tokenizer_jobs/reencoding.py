@@ -37,6 +37,7 @@ from tokenizer_jobs.row_places import PlacedRow, placed_row
 from tokenizer_jobs.shards import read_rows
 from tokenizer_jobs.source_config import SourceConfig
 from tokenizer_jobs.sources import make_source
+from tokenizer_jobs.steps import Steps, untold
 from tokenizer_jobs.storage import Storage
 
 __all__ = ["ReencodeResult", "reencode_sample"]
@@ -124,7 +125,9 @@ class _Recording:
     """Or only its beginning."""
 
 
-def reencode_sample(storage: Storage, *, fraction: float, model: str | None = None) -> ReencodeResult:
+def reencode_sample(
+    storage: Storage, *, fraction: float, model: str | None = None, report: Steps = untold
+) -> ReencodeResult:
     """Decode and encode a sample of committed items again and compare.
 
     The sample is a function of the ids, so that everybody checks the same items.
@@ -133,6 +136,7 @@ def reencode_sample(storage: Storage, *, fraction: float, model: str | None = No
         storage: The output.
         fraction: Share of the items, in (0, 1]; at least one item of every output is taken.
         model: Where the codec is now; None: where the recipe says.
+        report: Told how many `units` were looked at.
 
     Raises:
         ConfigError: the codec cannot be loaded, or has other weights than the output's.
@@ -141,7 +145,8 @@ def reencode_sample(storage: Storage, *, fraction: float, model: str | None = No
     codec = _load_same_codec(recipe, model=model)
     receipts = read_receipts(storage)
     sums = _Sums()
-    for unit, target, source_config in _committed_units(storage, recipe, codec):
+    num_units = sum(read_plan_summary(storage, generation).num_units for generation in list_generations(storage))
+    for number, (unit, target, source_config) in enumerate(_committed_units(storage, recipe, codec), start=1):
         source = make_source(source_config)
         per_channel = recipe.audio.channels == "each"
         for stored in _stored_items(storage, unit, receipts=receipts, per_channel=per_channel):
@@ -150,6 +155,7 @@ def reencode_sample(storage: Storage, *, fraction: float, model: str | None = No
             steps = decode_items([(0, stored.item)], source=source, target=target)
             with closing(cast(Generator[Decoded, None, None], steps)) as decoded:
                 _compare_item(stored, decoded, codec=codec, target=target, sums=sums)
+        report("units", number, num_units)
     return sums.result()
 
 

@@ -24,17 +24,19 @@ def drop_command(arguments: argparse.Namespace) -> int:
     Raises:
         ConfigError: ids cannot be read or are not there, or the condition is not understood.
     """
+    from tokenizer_jobs.progress import StepDisplay
     from tokenizer_jobs.removal import drop
 
     ids = None if arguments.ids is None else _read_ids(arguments.ids)
     try:
-        with sigterm_as_interrupt():
+        with sigterm_as_interrupt(), StepDisplay(sys.stderr) as display:
             result = drop(
                 arguments.output,
                 ids=ids,
                 where=arguments.where,
                 missing_ok=arguments.missing_ok,
                 dry_run=arguments.dry_run,
+                report=display.report,
             )
     except KeyboardInterrupt:
         tell("stopped; the same command finishes it")

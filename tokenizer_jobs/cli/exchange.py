@@ -1,6 +1,7 @@
 """The commands that exchange codes with other tools: `export` and `import-codes`."""
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 from tokenizer_jobs.cli.endings import complain, example_id, sigterm_as_interrupt
@@ -20,15 +21,18 @@ __all__ = ["dump_said", "export_command", "export_screen", "import_command", "im
 def export_command(arguments: argparse.Namespace) -> int:
     """Of `export`."""
     from tokenizer_jobs.exporting import export
+    from tokenizer_jobs.progress import StepDisplay
 
-    result = export(
-        arguments.output,
-        arguments.destination,
-        to=arguments.to,
-        snapshot=arguments.snapshot,
-        codebooks=arguments.codebooks,
-        push_to=arguments.push,
-    )
+    with StepDisplay(sys.stderr) as display:
+        result = export(
+            arguments.output,
+            arguments.destination,
+            to=arguments.to,
+            snapshot=arguments.snapshot,
+            codebooks=arguments.codebooks,
+            push_to=arguments.push,
+            report=display.report,
+        )
     show(result.model_dump_json() if arguments.json else export_screen(result))
     return EXIT_DONE
 

@@ -1,6 +1,7 @@
 """The command that proves an output, `verify`, and its screen."""
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 from tokenizer_jobs.cli.endings import complain
@@ -21,9 +22,11 @@ def verify_command(arguments: argparse.Namespace) -> int:
     Raises:
         ConfigError: there is no output, or nothing of it can be encoded again.
     """
+    from tokenizer_jobs.progress import StepDisplay
     from tokenizer_jobs.verification import verify
 
-    result = verify(arguments.output, reencode=arguments.reencode, model=arguments.model)
+    with StepDisplay(sys.stderr) as display:
+        result = verify(arguments.output, reencode=arguments.reencode, model=arguments.model, report=display.report)
     show(result.model_dump_json() if arguments.json else verify_screen(result))
     return complain(result.problems)
 

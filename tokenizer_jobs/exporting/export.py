@@ -16,6 +16,7 @@ from tokenizer_jobs.exporting.megatron import write_megatron
 from tokenizer_jobs.exporting.numpy_files import write_numpy
 from tokenizer_jobs.exporting.rows import ExportedRows
 from tokenizer_jobs.exporting.webdataset import write_webdataset
+from tokenizer_jobs.steps import Steps, untold
 from tokenizer_jobs.storage import local_path, public_uri
 
 __all__ = ["EXPORT_VERSION", "ExportFormat", "ExportResult", "export"]
@@ -64,6 +65,7 @@ def export(
     snapshot: int | None = None,
     codebooks: int | None = None,
     push_to: str | None = None,
+    report: Steps = untold,
 ) -> ExportResult:
     """Write the rows of a snapshot in another format, a row group at a time.
 
@@ -77,6 +79,7 @@ def export(
         snapshot: Which one; None: the newest.
         codebooks: How many codebooks, from the first; None: all.
         push_to: Data set of the Hugging Face hub to upload the export to, with format `huggingface`.
+        report: Told how many `rows` were written.
 
     Raises:
         ConfigError: no such output, snapshot or format; the destination is not empty; the hub refuses.
@@ -86,7 +89,7 @@ def export(
     if to not in _WRITERS:
         raise ConfigError(f"--to {to!r} is no format; choose one of {', '.join(get_args(ExportFormat))}")
     _check_push(push_to, to=to, destination=destination)
-    rows = ExportedRows.open(output, snapshot=snapshot, codebooks=codebooks)
+    rows = ExportedRows.open(output, snapshot=snapshot, codebooks=codebooks, report=report)
     identity = _identity(rows, to=to)
     found = _finished(destination, identity)
     if found is None:

@@ -19,6 +19,7 @@ from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.recipe import METADATA_KEY, ResolvedRecipe, read_recipe
 from tokenizer_jobs.row_checks import file_facts
 from tokenizer_jobs.shards import codes_arrays, codes_column, read_batches, read_schema
+from tokenizer_jobs.steps import Steps, untold
 from tokenizer_jobs.storage import Storage
 
 __all__ = ["ExportedRow", "ExportedRows", "json_line", "rows_of"]
@@ -48,17 +49,22 @@ class ExportedRows:
     codebook_size: int
     num_rows: int = 0
     num_frames: int = 0
+    report: Steps = untold
+    """Told how many `rows` were given."""
     digest: Digest = field(default_factory=Digest)
     """Of the rows that were given: that of the snapshot, where all codebooks are exported."""
 
     @classmethod
-    def open(cls, output: str, *, snapshot: int | None, codebooks: int | None) -> "ExportedRows":
+    def open(
+        cls, output: str, *, snapshot: int | None, codebooks: int | None, report: Steps = untold
+    ) -> "ExportedRows":
         """Open a snapshot for export.
 
         Args:
             output: Local path or fsspec URL.
             snapshot: Which one; None: the newest.
             codebooks: How many, from the first; None: all.
+            report: Told how many `rows` were given.
 
         Raises:
             ConfigError: there is no such output or snapshot, it has no rows, or not so many codebooks.
@@ -83,6 +89,7 @@ class ExportedRows:
             schema=schema.with_metadata(_narrowed_metadata(schema, facts, num_codebooks=wanted)),
             num_codebooks=wanted,
             codebook_size=int(facts["codebook_size"]),
+            report=report,
         )
 
     def batches(self) -> Iterator[pa.RecordBatch]:
@@ -104,6 +111,7 @@ class ExportedRows:
             self.num_rows += given.num_rows
             self.num_frames += sum(given.column("num_frames").to_pylist())
             yield given
+            self.report("rows", self.num_rows, self.snapshot.facts.rows)
 
     def _narrowed(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         columns = dict(zip(batch.schema.names, batch.columns, strict=True))

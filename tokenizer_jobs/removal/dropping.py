@@ -18,6 +18,7 @@ from tokenizer_jobs.report import publish_card
 from tokenizer_jobs.results import DropResult
 from tokenizer_jobs.row_filter import RowFilter
 from tokenizer_jobs.schema import row_schema
+from tokenizer_jobs.steps import Steps, untold
 from tokenizer_jobs.storage import Storage
 from tokenizer_jobs.sweeping import sweep_orphans
 
@@ -33,6 +34,7 @@ def drop(
     where: str | None = None,
     missing_ok: bool = False,
     dry_run: bool = False,
+    report: Steps = untold,
 ) -> DropResult:
     """Take items out of an output, and publish the snapshot without them.
 
@@ -45,6 +47,7 @@ def drop(
         where: Instead of ids: a condition on rows in SQL, see `row_filter`.
         missing_ok: Whether ids may be given that the output does not have.
         dry_run: Whether to count only; nothing is written.
+        report: Told how many `units` were looked at.
 
     Raises:
         ConfigError: the output has open units, an id is not there, or the condition is not understood.
@@ -57,14 +60,20 @@ def drop(
     read_recipe(storage)  # an output, before anything is written to it
     wanted = None if ids is None else frozenset(ids)
     if dry_run:
-        return _drop(storage, wanted=wanted, where=where, missing_ok=missing_ok, lease=None)
+        return _drop(storage, wanted=wanted, where=where, missing_ok=missing_ok, lease=None, report=report)
     storage = Storage.open(output)
     with Lease(storage, uuid.uuid4().hex[:12]) as lease:
-        return _drop(storage, wanted=wanted, where=where, missing_ok=missing_ok, lease=lease)
+        return _drop(storage, wanted=wanted, where=where, missing_ok=missing_ok, lease=lease, report=report)
 
 
 def _drop(
-    storage: Storage, *, wanted: frozenset[str] | None, where: str | None, missing_ok: bool, lease: Lease | None
+    storage: Storage,
+    *,
+    wanted: frozenset[str] | None,
+    where: str | None,
+    missing_ok: bool,
+    lease: Lease | None,
+    report: Steps,
 ) -> DropResult:
     receipts, recipe_id = read_receipts(storage), read_recipe(storage).recipe_id
     newest = newest_snapshot(storage)
@@ -74,7 +83,7 @@ def _drop(
     if wanted is None and where is not None:
         condition = RowFilter.parse(where, schema=row_schema(read_user_schema(storage, list_generations(storage)[0])))
     matcher = MatchingRows(condition) if condition is not None else named(wanted or frozenset())
-    removals = list(find_removals(storage, matcher, receipts=receipts))
+    removals = list(find_removals(storage, matcher, receipts=receipts, report=report))
     already = 0
     if wanted is not None:
         already = _account_for(wanted, removals, storage=storage, receipts=receipts, missing_ok=missing_ok)

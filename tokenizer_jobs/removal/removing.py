@@ -24,6 +24,7 @@ from tokenizer_jobs.row_checks import file_facts
 from tokenizer_jobs.row_filter import RowFilter
 from tokenizer_jobs.row_places import PLACE_COLUMNS, has_row_per_channel, placed_rows
 from tokenizer_jobs.shards import StagedFile, read_batches, read_schema, stage_rewritten
+from tokenizer_jobs.steps import Steps, untold
 from tokenizer_jobs.storage import Storage
 
 __all__ = ["Matcher", "MatchingRows", "NamedItems", "UnitRemoval", "find_removals", "remove"]
@@ -117,20 +118,33 @@ class UnitRemoval:
     """By id of rejects that stay: how often they were tried before, to be added."""
 
 
-def find_removals(storage: Storage, matcher: Matcher, *, receipts: Receipts) -> Iterator[UnitRemoval]:
+def find_removals(
+    storage: Storage, matcher: Matcher, *, receipts: Receipts, report: Steps = untold
+) -> Iterator[UnitRemoval]:
     """Find what each live unit loses; nothing is written.
+
+    Args:
+        storage: The output.
+        matcher: What is to go.
+        receipts: Of the output until now.
+        report: Told how many `units` were looked at, of those of the generations so far.
 
     Raises:
         IntegrityError: a plan, a commit or a file is damaged.
     """
+    done = total = 0
     for generation in list_generations(storage):
         commits = {commit.unit_id: commit for commit in read_commits(storage, generation, receipts=receipts)}
+        total += len(commits)
         for unit_id, item_ids in read_item_ids(storage, generation) if commits else ():
             planned, commit = frozenset(item_ids), commits.get(unit_id)
             if commit is not None and commit.files and matcher.may_touch(planned):
                 removal = _look_at(storage, commit, matcher=matcher)
                 if removal is not None:
                     yield removal
+            if commit is not None:
+                done += 1
+                report("units", done, total)
 
 
 def remove(

@@ -32,6 +32,7 @@ from tokenizer_jobs.results import OutputSummary, summary_fields
 from tokenizer_jobs.row_checks import file_facts
 from tokenizer_jobs.row_places import PLACE_COLUMNS, PlacedRow, PlacedRows, has_row_per_channel, placed_rows
 from tokenizer_jobs.shards import CODES_FOLDER, REJECTS_FOLDER, read_batches, read_schema
+from tokenizer_jobs.steps import Steps, untold
 from tokenizer_jobs.storage import Storage
 from tokenizer_jobs.verification.files import FileChecks
 from tokenizer_jobs.verification.receipts import ReceiptChecks
@@ -67,13 +68,14 @@ class VerifyResult(OutputSummary):
         return EXIT_FAILED if self.problems else EXIT_DONE
 
 
-def verify(output: str, *, reencode: float = 0.0, model: str | None = None) -> VerifyResult:
+def verify(output: str, *, reencode: float = 0.0, model: str | None = None, report: Steps = untold) -> VerifyResult:
     """Check everything that is stored in an output, and a sample of its codes against its audio; writes nothing.
 
     Args:
         output: Local path or fsspec URL.
         reencode: Share of the items to decode and encode again, in [0, 1]; 0: none.
         model: Where the codec is now; None: where the recipe says.
+        report: Told how many `files` were checked, then how many `units` were looked at for items to encode again.
 
     Raises:
         ConfigError: this is no output, or the codec that made it cannot be loaded.
@@ -83,31 +85,35 @@ def verify(output: str, *, reencode: float = 0.0, model: str | None = None) -> V
     if not 0 <= reencode <= 1:
         raise ConfigError(f"reencode = {reencode} is no share of the items; expected 0 to 1, such as 0.05")
     storage = Storage.at(output)
-    report = verify_output(storage)
+    found = verify_output(storage, report=report)
     # What is stored wrongly cannot be compared: its rows may not even be readable.
-    wanted = reencode > 0 and not report.problems
-    reencoded = reencode_sample(storage, fraction=reencode, model=model) if wanted else None
+    wanted = reencode > 0 and not found.problems
+    reencoded = reencode_sample(storage, fraction=reencode, model=model, report=report) if wanted else None
     return VerifyResult(
-        **summary_fields(report.totals),
+        **summary_fields(found.totals),
         output=storage.name,
-        items=report.items_planned,
-        units=report.units_planned,
-        dropped=report.dropped,
-        snapshot=report.snapshot,
-        problems=[*report.problems, *(reencoded.problems if reencoded else ())],
+        items=found.items_planned,
+        units=found.units_planned,
+        dropped=found.dropped,
+        snapshot=found.snapshot,
+        problems=[*found.problems, *(reencoded.problems if reencoded else ())],
         reencoded=reencoded,
     )
 
 
-def verify_output(storage: Storage) -> VerifyReport:
+def verify_output(storage: Storage, *, report: Steps = untold) -> VerifyReport:
     """Check everything that is stored, reading every byte of it; writes nothing.
+
+    Args:
+        storage: The output.
+        report: Told how many `files` were checked.
 
     Raises:
         ConfigError: this is no output.
         NewerFormatError: a newer version of this package wrote it.
         TransientError: the storage failed; nothing is known of the rest.
     """
-    check = _Check(storage=storage)
+    check = _Check(storage=storage, report=report)
     problems = tuple(check.problems())
     return VerifyReport(
         totals=total(check.commits.values()),
@@ -124,6 +130,7 @@ class _Check:
     """What has been seen of one output so far."""
 
     storage: Storage
+    report: Steps
     recipe_id: str = ""
     receipts: Receipts = field(default_factory=Receipts)
     lists: ReceiptChecks = field(default_factory=lambda: ReceiptChecks(Receipts()))
@@ -142,6 +149,8 @@ class _Check:
     """Planned, or with commits."""
     num_open: int = 0
     """Planned units without a commit."""
+    num_checked: int = 0
+    """Files."""
     blamed: set[str] = field(default_factory=set)
     """Ids of units whose commit is reported as damaged, missing or unplanned: their files are not reported again."""
     num_planned: int = 0
@@ -366,6 +375,8 @@ class _Check:
         if self.files is None:
             self.files = FileChecks(storage=self.storage, stored=self.stored, recipe_id=self.recipe_id)
         yield from self.files.problems(commit, file, remedy=remedy)
+        self.num_checked += 1
+        self.report("files", self.num_checked, max(self.num_checked, len(self.stored)))
 
     def _remedy(self, commit: Commit) -> str:
         """What to do where a unit's files are not what they should be."""
