@@ -13,6 +13,8 @@ from torch import Tensor
 
 from encodec_core.fast.native import kernels
 from encodec_core.fast.native.blocked import BlockedConv, BlockedNorm, activate
+from encodec_core.fast.native.program import Program
+from encodec_core.fast.native.shared_object import pointer
 
 __all__ = ["PARTS", "Breakdown", "elu_nanoseconds", "timed_kernels"]
 
@@ -26,6 +28,9 @@ PARTS = {
 """By the name of the kernel. Convolutions and norms apply the ELU that follows them."""
 ELU_NUMBERS = 4096
 """16 KiB, which stay in the first cache."""
+BLOCK = 16
+ROWS, BLOCKS, ACTIVATED = 11, 12, 19
+"""Places of fields in a call of a program: outputs in time, their blocks, where their ELU goes (-1: it does not)."""
 
 
 @dataclass(slots=True)
@@ -39,6 +44,19 @@ class Breakdown:
     layer_flops: dict[str, float] = field(default_factory=dict)
     num_activated: int = 0
     """Numbers whose ELU was taken inside convolutions and norms."""
+    timing_seconds: float = 0.0
+    """CPU time that the timing took itself: programs are taken apart, a call of a kernel at a time."""
+
+    def add(self, part: str, seconds: float) -> None:
+        """Count time of a part."""
+        self.seconds[part] = self.seconds.get(part, 0.0) + seconds
+
+    def add_convolution(self, conv: BlockedConv, seconds: float, *, num_rows: int) -> None:
+        """Count time of a convolution of so many outputs in time."""
+        layer = _layer_name(conv)
+        self.add(PARTS["encodec_convolve"], seconds)
+        self.layer_seconds[layer] = self.layer_seconds.get(layer, 0.0) + seconds
+        self.layer_flops[layer] = self.layer_flops.get(layer, 0.0) + 2 * num_rows * conv.conv.weight.numel()
 
 
 @contextmanager
@@ -53,22 +71,22 @@ def timed_kernels(found: Breakdown) -> Iterator[None]:
         raise RuntimeError("there are no kernels to time; ask `encodec_core.fast.native.why_absent` for the reason")
     kept = {name: getattr(library, name) for name in PARTS}
     convolve, normalise = BlockedConv.run, BlockedNorm.run
-    layer = ""
+    conv_in_hand: BlockedConv | None = None
+    num_rows = 0
 
     def timed(name: str, *arguments: Any) -> Any:
         start = time.thread_time()
         result = kept[name](*arguments)
         spent = time.thread_time() - start
-        found.seconds[PARTS[name]] = found.seconds.get(PARTS[name], 0.0) + spent
-        if name == "encodec_convolve":
-            found.layer_seconds[layer] = found.layer_seconds.get(layer, 0.0) + spent
+        if name == "encodec_convolve" and conv_in_hand is not None:
+            found.add_convolution(conv_in_hand, spent, num_rows=num_rows)
+        else:
+            found.add(PARTS[name], spent)
         return result
 
     def counted_convolve(self: BlockedConv, x: Tensor, *, activated: Tensor | None = None, **others: Any) -> None:
-        nonlocal layer
-        layer = _layer_name(self)
-        num_rows = (x.shape[1] - self.conv.span) // self.conv.stride + 1
-        found.layer_flops[layer] = found.layer_flops.get(layer, 0.0) + 2 * num_rows * self.conv.weight.numel()
+        nonlocal conv_in_hand, num_rows
+        conv_in_hand, num_rows = self, (x.shape[1] - self.conv.span) // self.conv.stride + 1
         found.num_activated += 0 if activated is None else activated.numel()
         convolve(self, x, activated=activated, **others)
 
@@ -76,24 +94,42 @@ def timed_kernels(found: Breakdown) -> Iterator[None]:
         found.num_activated += 0 if activated is None else activated.numel()
         normalise(self, x, activated=activated, **others)
 
+    def timed_calls(self: Program, tensors: Tensor) -> None:
+        start, inside = time.thread_time(), 0.0
+        for conv, call, fields in zip(self.convs, self.calls, self.calls.tolist(), strict=True):
+            begin = time.thread_time()
+            library.encodec_run(pointer(call), 1, pointer(tensors))
+            spent = time.thread_time() - begin
+            inside += spent
+            if conv is not None:
+                found.add_convolution(conv, spent, num_rows=fields[ROWS])
+                found.num_activated += fields[ROWS] * fields[BLOCKS] * BLOCK if fields[ACTIVATED] >= 0 else 0
+        found.timing_seconds += time.thread_time() - start - inside
+
     with ExitStack() as patches:
         for name in PARTS:
             patches.enter_context(patch.object(library, name, partial(timed, name)))
         patches.enter_context(patch.object(BlockedConv, "run", counted_convolve))
         patches.enter_context(patch.object(BlockedNorm, "run", counted_normalise))
+        patches.enter_context(patch.object(Program, "make_calls", timed_calls))
         yield
 
 
 def elu_nanoseconds(*, tries: int) -> float:
     """Return the time of the ELU of one number by the kernel, in the first cache, the best of so many tries."""
-    x = torch.randn(ELU_NUMBERS)
+    many, few = torch.randn(ELU_NUMBERS), torch.randn(BLOCK)
+    # A call of a kernel takes as long as the ELU of a thousand numbers; those inside of others have none.
+    return 1e9 * (_best_seconds(many, tries=tries) - _best_seconds(few, tries=tries)) / (ELU_NUMBERS - BLOCK)
+
+
+def _best_seconds(x: Tensor, *, tries: int) -> float:
     best = float("inf")
     for _ in range(tries):
         start = time.thread_time()
         for _ in range(20):
             activate(x)
-        best = min(best, (time.thread_time() - start) / (20 * ELU_NUMBERS))
-    return 1e9 * best
+        best = min(best, (time.thread_time() - start) / 20)
+    return best
 
 
 def _layer_name(conv: BlockedConv) -> str:

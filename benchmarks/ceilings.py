@@ -13,8 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from tokenizer_jobs.batching import form_batches
-from tokenizer_jobs.config import Runtime
+from tokenizer_jobs.batching import auto_batch_seconds, form_batches
 from tokenizer_jobs.decode import AudioTarget, decode_items
 from tokenizer_jobs.records import Batch, Decoded, DecodedItem, Item
 from tokenizer_jobs.source_config import FilesSource
@@ -99,7 +98,7 @@ def _encode(share: Share) -> _Pass:
 
     torch.set_num_threads(1)
     encoder = BatchEncoder(EncodecModel.from_pretrained(share.model), share.bandwidth_kbps, "cpu")
-    steps = form_batches(_decoded(share, _items(share)), batch_seconds=Runtime().batch_seconds)
+    steps = form_batches(_decoded(share, _items(share)), batch_seconds=auto_batch_seconds("cpu"))
     batches = [
         [torch.from_numpy(item.float_waveform()) for item in step.items] for step in steps if isinstance(step, Batch)
     ]

@@ -9,6 +9,7 @@ import importlib.util
 import itertools
 import statistics
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,17 +20,20 @@ import torch
 from torch import Tensor
 
 from encodec_core import BatchEncoder, Codes, EncodecModel
+from encodec_core.fast.gpu.memory import is_out_of_memory
 from encodec_core.fast.precision import Precision, exact_float32
 from tests.fitted_models import synthetic_waveform
 
 __all__ = [
     "Contender",
     "Timing",
+    "able",
     "agreement",
     "agreement_with_peer",
     "best_batch",
     "clips",
     "fp32_ceiling",
+    "in_a_cell",
     "ours",
     "peer_names",
     "peers",
@@ -139,14 +143,40 @@ def best_batch(model: EncodecModel, waveforms: Sequence[Tensor], *, bandwidth_kb
     for batch_size in (1, *BATCH_SIZES):
         if batch_size > len(waveforms):
             break
+        contenders = peers(model, waveforms, bandwidth_kbps=bandwidth_kbps, device=device, batch_size=batch_size)
         try:
-            contenders = peers(model, waveforms, bandwidth_kbps=bandwidth_kbps, device=device, batch_size=batch_size)
             timings = take_turns([one for one in contenders if "off" in one.name], device=device, repeats=2)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if batch_size == 1 or not is_out_of_memory(error):
+                raise
             torch.cuda.empty_cache()
             break
         speeds[batch_size] = sum(timing.median for timing in timings.values())
     return max(speeds, key=lambda batch_size: speeds[batch_size])
+
+
+def able(contenders: Sequence[Contender]) -> tuple[list[Contender], dict[str, str]]:
+    """Return the contenders whose first call succeeds, and of the others why not: one that fails takes no other along.
+
+    What a failed one held on the device is free again.
+    """
+    found: list[Contender] = []
+    failures: dict[str, str] = {}
+    for one in contenders:
+        try:
+            one.run()
+            found.append(one)
+        except Exception as error:  # noqa: BLE001 - whatever another package does on somebody's machine
+            traceback.print_exc()
+            failures[one.name] = in_a_cell(error)
+    if failures and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()
+    return found, failures
+
+
+def in_a_cell(error: BaseException) -> str:
+    """Name an error on one line, fit for a table."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".replace("|", "/")
 
 
 def take_turns(

@@ -19,17 +19,24 @@ __all__ = ["stage_lines"]
 
 
 def stage_lines(
-    model: EncodecModel, waveforms: Sequence[Tensor], *, n_q: int, device: str, precision: Precision, repeats: int
+    model: EncodecModel,
+    waveforms: Sequence[Tensor],
+    *,
+    n_q: int,
+    device: str,
+    precision: Precision,
+    turns: tuple[int, float],
 ) -> Iterator[str]:
     """Yield rows of a table: each stage, its microseconds per second of audio, and its share.
 
-    A stage's time is the difference to the one before, each synchronised once at its end.
+    A stage's time is the difference to the one before, each synchronised once at its end. `turns` are so many, or as
+    many as begin within so many seconds.
     """
     seconds = sum(waveform.shape[-1] for waveform in waveforms) / model.config.sampling_rate
     with torch.no_grad(), exact_float32(tf32_convolutions=precision == "tf32"):
         stages = _stages(model, waveforms, n_q=n_q, device=torch.device(device), precision=precision)
         contenders = [Contender(name=name, audio_seconds=seconds, run=run) for name, run in stages.items()]
-        timings = take_turns(contenders, device=device, repeats=repeats, limit_seconds=20)
+        timings = take_turns(contenders, device=device, repeats=turns[0], limit_seconds=turns[1])
     microseconds = {name: 1e6 / timing.median for name, timing in timings.items()}
     *_, whole = microseconds.values()
     before = 0.0

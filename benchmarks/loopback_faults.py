@@ -12,12 +12,13 @@ __all__ = ["CALM", "FaultRates", "Faults", "Planned"]
 
 KINDS = (
     *("slow_down", "internal_error", "internal_error_after", "cut_before", "cut_after", "cut_within"),
-    *("late_before", "late_after", "conflict"),
+    *("late_before", "late_after", "conflict", "forbidden"),
 )
 """`slow_down` (503) and `internal_error` (500) leave the work undone, `internal_error_after` does it and says 500.
 A connection ends before the work (`cut_before`), after it without a word (`cut_after`), or with half of the answer
 (`cut_within`). `late_before` does the work late and answers then, `late_after` works in time and answers late.
-`conflict` (409) is what S3 says while it cannot decide which of two conditional writes was first; only planned ones."""
+`conflict` (409) is what S3 says while it cannot decide which of two conditional writes was first, `forbidden` (403) of
+what the asker may not see; only planned ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

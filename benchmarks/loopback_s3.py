@@ -109,6 +109,8 @@ def _refused(fault: str | None) -> Answer | None:
         return 503, {}, error_text("SlowDown")
     if fault == "conflict":
         return 409, {}, error_text("ConditionalRequestConflict")
+    if fault == "forbidden":
+        return 403, {}, error_text("AccessDenied")
     return (500, {}, error_text("InternalError")) if fault == "internal_error" else None
 
 

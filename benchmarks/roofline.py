@@ -102,7 +102,7 @@ def measure_codec(
         overlap=_encoded_seconds(model, clips[names[0]]) / sum(seconds[names[0]]),
         shares=shares,
         breakdown=breakdown if why_absent() is None else None,
-        breakdown_seconds=broken_down,
+        breakdown_seconds=broken_down - breakdown.timing_seconds,
         breakdown_audio_seconds=arguments.repeats * sum(seconds[names[0]]),
         elu_nanoseconds=elu_nanoseconds(tries=100) if why_absent() is None else 0.0,
     )

@@ -21,7 +21,7 @@ from encodec_core.fast.layers import fold_decoder, fold_encoder
 from encodec_core.fast.loudness import window_loudness
 from encodec_core.fast.native.decoder import BlockedDecoder, can_decode_blocked
 from encodec_core.fast.native.encoder import BlockedEncoder, can_run_blocked
-from encodec_core.fast.placement import checked_dtype, resolve_device, takes_large_batches
+from encodec_core.fast.placement import checked_dtype, resolve_device, takes_large_batches, why_not_faster
 from encodec_core.fast.plain import without_weight_norm
 from encodec_core.fast.precision import Precision, exact_float32
 from encodec_core.fast.quantizer import FrameQuantizer
@@ -331,3 +331,5 @@ def _check_precision(precision: str, dtype: torch.dtype, device: torch.device) -
         )
     if precision == "tf32" and device.type != "cuda":
         raise ValueError(f"precision = 'tf32' cannot take effect on {device}; choose fp32, or a GPU")
+    if precision != "fp32" and (reason := why_not_faster(device)) is not None:
+        raise ValueError(f"precision = {precision!r} gains nothing: {reason}; choose fp32, or another GPU")

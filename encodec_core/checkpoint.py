@@ -14,26 +14,13 @@ from torch import Tensor, nn
 from encodec_core.audio import EncodecFeatureExtractor
 from encodec_core.config import EncodecConfig
 from encodec_core.hub import CONFIG_FILE, Location, read_json_object
+from encodec_core.stored import WEIGHTS_FILE, Provenance
 from encodec_core.weights import file_sha256, is_training_only, weights_sha256, with_own_names, write_weights
 
 __all__ = ["Checkpoint", "Provenance", "infer_config", "load_checkpoint", "read_weights", "write_checkpoint"]
 
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+WEIGHT_FILES = (WEIGHTS_FILE, "pytorch_model.bin")
 """Names of weights in a folder, the preferred one first; each may be an index, NAME.index.json, of several files."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Provenance:
-    """Where a model's weights came from."""
-
-    source: str
-    """What was asked for: a folder, a file, a hub id, or "demo"."""
-    revision: str | None
-    """Commit on the hub; None for local files."""
-    files: tuple[tuple[str, str], ...]
-    """Name and sha256 of every file of weights that was read."""
-    weights_sha256: str
-    """See `encodec_core.weights.weights_sha256`: equal for all formats of one model. Of the weights as loaded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal, Unpack, cast, get_args
 
 from encodec_core.hub import CONFIG_FILE, HubOptions, Location, read_json_object
-from encodec_core.windows import window_length, window_stride
+from encodec_core.spans import window_length, window_stride
 
-__all__ = ["PAD_MODES", "EncodecConfig", "NormType"]
+__all__ = ["PAD_MODES", "EncodecConfig", "NormType", "why_not_streamed"]
 
 NormType = Literal["weight_norm", "time_group_norm"]
 
@@ -250,3 +250,16 @@ class EncodecConfig:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} {self.to_json_string()}"
+
+
+def why_not_streamed(config: EncodecConfig) -> str | None:
+    """Say why a codec needs the whole recording; None for one with windows, and for a causal one."""
+    if config.chunk_length is not None:
+        return None
+    reasons = {
+        "its convolutions are not causal, so that codes depend on audio to come": not config.use_causal_conv,
+        "it normalises over the whole recording (norm_type = 'time_group_norm')": config.norm_type != "weight_norm",
+        "it divides a recording by its loudness (normalize = True)": config.normalize,
+        "it pads a recording with its other end (pad_mode = 'circular')": config.pad_mode == "circular",
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)

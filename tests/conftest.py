@@ -54,7 +54,7 @@ def ray_cluster() -> Iterator[None]:
     os.environ["RAY_metrics_report_interval_ms"] = "1000"  # noqa: SIM112  # Ray spells it so
     # A Ray that does not start waits for ever; this ends the process instead and says where it waited.
     faulthandler.dump_traceback_later(120, exit=True)
-    with private_ray(num_cpus=2, encoder_slots=2, num_gpus=2):
+    with private_ray(num_cpus=2, encoder_slots=2, num_gpus=2, metrics=True):
         faulthandler.cancel_dump_traceback_later()
         yield
         faulthandler.dump_traceback_later(120, exit=True)

@@ -142,9 +142,10 @@ class Runtime(Frozen):
     auto: a whole one, or less where `encoders` is more than the GPUs that are there."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where encoders run."""
-    batch_seconds: float = Field(default=120.0, gt=0)
-    """Audio encoded in one call, at most; fewer than 16 long rows may be 256 MiB. What is too long to be held is
-    encoded in stretches, which changes no code."""
+    batch_seconds: Auto | Annotated[float, Field(gt=0)] = "auto"
+    """Audio encoded in one call, at most; fewer than 16 long rows may be more. auto: 120 on a CPU, 2400 on a GPU. No
+    call holds more than 256 MiB of several rows. What is too long to be held is encoded in stretches, which changes no
+    code."""
     decode_tasks: Auto | Annotated[int, Field(gt=0)] = "auto"
     """Decode tasks per work unit in flight, each with a fixed share of the unit."""
     decode_cpus: float = Field(default=0.25, ge=0.25)

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Literal, Protocol, Self
 
 from tokenizer_jobs.decode import decode_items
-from tokenizer_jobs.encoding import Codec, EncodeDesk, limit_torch_threads
+from tokenizer_jobs.encoding import Codec, open_desk
 from tokenizer_jobs.errors import TransientError
 from tokenizer_jobs.isolation import IsolatedDecoder
 from tokenizer_jobs.logs import log_event
@@ -244,8 +244,12 @@ class InlineExecutor:
             self._codec = self._load_codec()
             for lane in self._lanes:
                 lane.state = EncoderState.WAITING
-            self._desk = EncodeDesk(self._codec, merges=False) if self._device == "cuda" else None
+            self._desk = open_desk(self._codec, device=self._device) if self._device == "cuda" else None
             if self._device == "cpu":
+                from tokenizer_jobs.encoding import (
+                    limit_torch_threads,
+                )  # imports torch: seconds, without need elsewhere
+
                 stack.callback(limit_torch_threads, limit_torch_threads(1))
             self._stack = stack.pop_all()
         return self

@@ -19,7 +19,7 @@ from tokenizer_jobs.commits import Commit, Outcome
 from tokenizer_jobs.commonalities import describe_rejects
 from tokenizer_jobs.config import JobConfig
 from tokenizer_jobs.decode import AudioTarget, decoder_versions
-from tokenizer_jobs.encoding import choose_device, describe_codec, make_codec
+from tokenizer_jobs.encoding import describe_codec
 from tokenizer_jobs.errors import ConfigError, OutputBusyError
 from tokenizer_jobs.executor_choice import uses_ray
 from tokenizer_jobs.executors import Executor, InlineExecutor, UnitFailed, UnitOutcome, log_outcome, name_rejects
@@ -28,6 +28,7 @@ from tokenizer_jobs.isolation import DecodeLimits
 from tokenizer_jobs.lease import Lease
 from tokenizer_jobs.ledger import Ledger
 from tokenizer_jobs.logs import active_log_format
+from tokenizer_jobs.machine import uncollected
 from tokenizer_jobs.pipeline import UnitJob
 from tokenizer_jobs.planning import (
     OpenUnits,
@@ -313,9 +314,11 @@ class _Run:
         if self.make_executor is not None:
             return self.make_executor(job)
         if uses_ray(self.config, seconds_left=seconds_left):
-            from tokenizer_jobs.cluster import RayExecutor  # Ray takes half a second to import
-
+            with uncollected():
+                from tokenizer_jobs.cluster import RayExecutor  # Ray takes half a second to import
             return RayExecutor(job, codec_recipe=self.config.recipe.codec, runtime=self.config.runtime)
+        from tokenizer_jobs.encoding import choose_device, make_codec  # torch takes seconds, and encodes here alone
+
         device = choose_device(self.config.runtime.device)
         return InlineExecutor(
             job,

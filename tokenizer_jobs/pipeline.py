@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from tokenizer_jobs.assembly import RowAssembly
-from tokenizer_jobs.batching import form_batches
+from tokenizer_jobs.batching import auto_batch_seconds, form_batches
 from tokenizer_jobs.commits import Attempt, EncodeWork, Published, publish_unit
 from tokenizer_jobs.decode import AudioTarget
 from tokenizer_jobs.encoding import Codec, EncodeDesk
@@ -51,7 +51,8 @@ class UnitJob:
     user_schema: pa.Schema
     """Types of the columns passed through."""
     shard_format: Literal["parquet", "arrow"]
-    batch_seconds: float
+    batch_seconds: float | Literal["auto"]
+    """`runtime.batch_seconds`; auto: what suits the device that encodes."""
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     """Of decoding one record."""
     takes_over: bool = False
@@ -133,7 +134,7 @@ def tokenize_unit(
         codec: The codec whose weights the job names.
         storage: The output.
         attempt: Which try this is, from 1; kept in the commit record only.
-        device: Name of the device that encodes; kept in the commit record only.
+        device: Name of the device that encodes; kept in the commit record, and `cuda` takes larger batches.
         desk: Of the codec, where several units share it; None: the unit has the codec for itself.
 
     Raises:
@@ -149,7 +150,15 @@ def tokenize_unit(
         restarts=job.target.long_audio == "restart",
     )
     with desk.unit():
-        shard, rejected = _write_rows(unit, decoded=decoded, job=job, assembly=assembly, storage=storage, clock=clock)
+        shard, rejected = _write_rows(
+            unit,
+            decoded=decoded,
+            job=job,
+            batch_seconds=auto_batch_seconds(device) if job.batch_seconds == "auto" else job.batch_seconds,
+            assembly=assembly,
+            storage=storage,
+            clock=clock,
+        )
     with clock.stage("write"):
         rejects = write_rejects(
             storage,
@@ -184,6 +193,7 @@ def _write_rows(
     *,
     decoded: Iterable[Decoded],
     job: UnitJob,
+    batch_seconds: float,
     assembly: RowAssembly,
     storage: Storage,
     clock: _StageClock,
@@ -197,7 +207,7 @@ def _write_rows(
         metadata=job.metadata,
         shard_format=job.shard_format,
     ) as writer:
-        for step in form_batches(clock.iterate("decode_wait", decoded), batch_seconds=job.batch_seconds):
+        for step in form_batches(clock.iterate("decode_wait", decoded), batch_seconds=batch_seconds):
             if isinstance(step, RejectedItem):
                 assembly.void(step)
                 rejected.append(step)

@@ -28,6 +28,7 @@ __all__ = [
     "ShardFile",
     "TokenizedItem",
     "WorkUnit",
+    "read_together",
 ]
 
 FULL_SCALE_INT16 = 32768.0
@@ -63,6 +64,13 @@ class Item:
     """Cost estimate from a manifest, a header or the bytes; it balances the load and decides nothing else."""
     user_columns: Mapping[str, Any] = field(default_factory=dict)
     """Columns passed through from the source, by name."""
+
+
+def read_together(item: Item) -> tuple[str, str, int]:
+    """What neighbouring items share that are read at once: the part of an input, or the recording that they cut."""
+    if item.source_group is not None:
+        return item.source_uri, "", item.source_group
+    return item.source_uri, item.source_member or "", item.source_row or 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,11 +15,14 @@ Precision = Literal["fp32", "tf32", "bf16"]
 
 @contextmanager
 def exact_float32(*, tf32_convolutions: bool = False) -> Iterator[None]:
-    """Compute in true float32 within the block, whatever the process has set; its settings come back afterwards.
+    """Compute in true float32 within the block, whatever is set outside; the settings come back afterwards.
 
     cuDNN convolutions use TF32 by default, and `torch.set_float32_matmul_precision` loosens products on GPUs and CPUs.
-    These settings belong to the process, so blocks share them: the first one in sets them, the last one out restores
-    them, and a block with another `tf32_convolutions` waits until other threads have left theirs.
+    cuDNN may also sum in no fixed order, and with `benchmark` it takes whatever algorithm was fastest when it looked,
+    so that bits would follow the machine's load: within the block it does neither. These settings belong to the
+    process, so blocks share them: the first one in sets them, the last one out restores them, and a block with another
+    `tf32_convolutions` waits until other threads have left theirs. `torch.autocast`, which belongs to the thread and
+    would compute in half precision, is off within the block.
 
     Args:
         tf32_convolutions: allow TF32 in the convolutions of a GPU, and nowhere else.
@@ -29,7 +32,8 @@ def exact_float32(*, tf32_convolutions: bool = False) -> Iterator[None]:
     """
     _shared.enter(tf32_convolutions=tf32_convolutions)
     try:
-        yield
+        with _without_autocast():
+            yield
     finally:
         _shared.leave()
 
@@ -79,6 +83,15 @@ _shared = _SharedSettings()
 
 
 @contextmanager
+def _without_autocast() -> Iterator[None]:
+    with ExitStack() as stack:
+        for device_type in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device_type):
+                stack.enter_context(torch.autocast(device_type, enabled=False))
+        yield
+
+
+@contextmanager
 def _set_for_process(*, tf32_convolutions: bool) -> Iterator[None]:
     backends: Any = torch.backends
     if not hasattr(backends.cudnn, "conv"):
@@ -89,11 +102,14 @@ def _set_for_process(*, tf32_convolutions: bool) -> Iterator[None]:
     settings = [backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul]
     settings += [backends.mkldnn.conv, backends.mkldnn.rnn, backends.mkldnn.matmul]
     before = [setting.fp32_precision for setting in settings]
+    algorithms_before = backends.cudnn.benchmark, backends.cudnn.deterministic
     try:
         for setting in settings:
             setting.fp32_precision = "tf32" if tf32_convolutions and setting is backends.cudnn.conv else "ieee"
+        backends.cudnn.benchmark, backends.cudnn.deterministic = False, True
         yield
     finally:
+        backends.cudnn.benchmark, backends.cudnn.deterministic = algorithms_before
         for setting, precision in zip(settings, before, strict=True):
             setting.fp32_precision = precision
 
@@ -103,7 +119,7 @@ def _set_before_torch_2_9(*, tf32_convolutions: bool) -> Iterator[None]:
     matmul = torch.backends.cuda.matmul
     before, matmul.allow_tf32 = matmul.allow_tf32, False
     try:
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32_convolutions):
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=tf32_convolutions):
             yield
     finally:
         matmul.allow_tf32 = before

@@ -6,10 +6,7 @@ Letters in shapes: N vectors, D latent channels, E entries.
 import torch
 from torch import Tensor, nn
 
-__all__ = ["TRAINING_ONLY_BUFFERS", "Codebook", "QuantizerLayer", "nearest_entries"]
-
-TRAINING_ONLY_BUFFERS = ("inited", "cluster_size", "embed_avg")
-"""Buffers of a codebook that training keeps and inference never reads."""
+__all__ = ["Codebook", "QuantizerLayer", "nearest_entries"]
 
 
 def nearest_entries(vectors: Tensor, entries: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from encodec_core.streaming.decoder import StreamingDecoder
 from encodec_core.streaming.encoder import StreamingEncoder
+from encodec_core.streaming.lanes import Lane, StreamingLanes
 from encodec_core.streaming.streamable import why_not_streamed
 
-__all__ = ["StreamingDecoder", "StreamingEncoder", "why_not_streamed"]
+__all__ = ["Lane", "StreamingDecoder", "StreamingEncoder", "StreamingLanes", "why_not_streamed"]

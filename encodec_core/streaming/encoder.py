@@ -15,7 +15,13 @@ from encodec_core.fast.precision import exact_float32
 from encodec_core.model import EncodecModel
 from encodec_core.streaming.latents import LatentPiece, latents_of
 from encodec_core.streaming.quantizer import stream_quantizer
-from encodec_core.streaming.streamable import as_batch, check_batch_size, check_streamable, from_batch
+from encodec_core.streaming.streamable import (
+    as_batch,
+    check_batch_size,
+    check_streamable,
+    check_waveform,
+    from_batch,
+)
 
 __all__ = ["StreamingEncoder"]
 
@@ -108,20 +114,20 @@ class StreamingEncoder:
         return self._records(self._flushed())
 
     def _pushed(self, waveform: Tensor) -> list[tuple[Tensor, Tensor | None]]:
-        self._check_waveform(waveform)
+        channels = self._config.audio_channels
+        shape = [channels] if self.batch_size == 1 else [self.batch_size, channels]
+        check_waveform(waveform, shape=shape, dtype=self._dtype)
         batch = as_batch(waveform, batch_size=self.batch_size).to(self.device)
         return self._quantized(lambda: self._latents.push(batch))
 
     def _flushed(self) -> list[tuple[Tensor, Tensor | None]]:
-        flushed = self._quantized(self._latents.flush)
-        self._quantizer.start()
-        return flushed
+        return self._quantized(self._latents.flush)
 
     @torch.no_grad()
     def _quantized(self, pieces: Callable[[], Iterator[LatentPiece]]) -> list[tuple[Tensor, Tensor | None]]:
         """Return codes int32 `[N, K, t]` on the CPU, and scales `[N]`, of each piece."""
         with exact_float32():
-            return [(self._quantizer.encode(piece.latents), piece.scales) for piece in pieces()]
+            return [(self._quantizer.encode([piece])[0], piece.scales) for piece in pieces()]
 
     def _joined(self, pieces: list[tuple[Tensor, Tensor | None]]) -> Tensor:
         nothing = torch.zeros(self.batch_size, self.n_q, 0, dtype=torch.int32)
@@ -143,19 +149,3 @@ class StreamingEncoder:
     def _check_windows(self) -> None:
         if self._config.chunk_length is None:
             raise ValueError("this codec has no windows; use push and flush, whose codes are all that decoding needs")
-
-    def _check_waveform(self, waveform: Tensor) -> None:
-        channels, streams = self._config.audio_channels, self.batch_size
-        expected = [channels] if streams == 1 else [streams, channels]
-        if waveform.dim() != len(expected) + 1 or list(waveform.shape[:-1]) != expected:
-            layout = ", ".join(map(str, expected))
-            raise ValueError(
-                f"the waveform has the shape {list(waveform.shape)}; batch_size = {streams} takes [{layout}, samples]: "
-                f"mix or duplicate channels to {channels}"
-                + (", and leave out the dimension of streams" if streams == 1 else ", and push as much of every stream")
-            )
-        if waveform.dtype != self._dtype:
-            raise ValueError(
-                f"the waveform is {waveform.dtype}; expected {self._dtype}, the model's: "
-                "convert it, integers scaled to [-1, 1]"
-            )

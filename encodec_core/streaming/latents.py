@@ -18,19 +18,31 @@ from encodec_core.fast.layers import FoldedEncoder
 from encodec_core.fast.loudness import window_loudness
 from encodec_core.fast.lstm import MAX_LANES
 from encodec_core.fast.native.encoder import BlockedEncoder, can_run_blocked
-from encodec_core.fast.native.stream import BlockedStream
+from encodec_core.fast.native.stream import BlockedNetwork
+from encodec_core.fast.placement import takes_large_batches
+from encodec_core.fast.streams import Network, StreamPush
 from encodec_core.quantization.codebook import Codebook
-from encodec_core.streaming.network import NetworkStream
+from encodec_core.streaming.network import StreamNetwork
 from encodec_core.windows import window_spans
 
-__all__ = ["CausalLatents", "LatentPiece", "LatentSource", "WindowLatents", "latents_of", "tile_samples"]
+__all__ = [
+    "CausalLatents",
+    "LatentPiece",
+    "LatentSource",
+    "WindowLatents",
+    "latents_of",
+    "network_of",
+    "tile_samples",
+]
 
 TILE_SAMPLES = 24_000
 """Samples of a stream that go through the convolutions at once, which bounds the memory; as in `fast.lanes`."""
 BATCH_SAMPLES = 96_000
-"""Samples of all streams at once, 12 MB in the widest layer of the 24 kHz codec; tiles are shorter for more than four
-streams."""
+"""Samples of all rows in lockstep at once, 12 MB in the widest layer of the 24 kHz codec; tiles are shorter for more
+than four rows."""
 SMALLEST_TILE = 2_400
+DEVICE_SAMPLES = 2**20
+"""Samples at once where steps should be few and large: 44 s of one stream, half a gigabyte in the 24 kHz codec."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +53,8 @@ class LatentPiece:
     """`[N, D, t]`; those of one window, if the codec has windows."""
     scales: Tensor | None
     """`[N]`: loudness that was divided out of the window; None unless the codec has windows."""
+    first_frame: int = 0
+    """Its place in the stream, or the window."""
 
 
 class LatentSource(Protocol):
@@ -53,20 +67,25 @@ class LatentSource(Protocol):
         """End the streams and yield what is left; the next samples begin new ones."""
 
 
-def tile_samples(num_streams: int) -> int:
-    """Return how many samples of each stream go through the convolutions at once."""
-    return min(TILE_SAMPLES, max(SMALLEST_TILE, BATCH_SAMPLES // num_streams))
+def tile_samples(num_rows: int, *, device: torch.device) -> int:
+    """Return how many samples of each of N rows in lockstep go through the convolutions at once."""
+    if takes_large_batches(device):
+        return max(SMALLEST_TILE, DEVICE_SAMPLES // num_rows)
+    return min(TILE_SAMPLES, max(SMALLEST_TILE, BATCH_SAMPLES // num_rows))
+
+
+def network_of(encoder: FoldedEncoder, codebooks: Sequence[Codebook]) -> Network:
+    """Return the encoder for streams; where `BatchEncoder` runs the kernels for it, so do they."""
+    return BlockedNetwork(encoder) if can_run_blocked(encoder, codebooks) else StreamNetwork(encoder)
 
 
 def latents_of(
     config: EncodecConfig, encoder: FoldedEncoder, codebooks: Sequence[Codebook], *, num_streams: int
 ) -> LatentSource:
-    """Return the way that streams of this codec go; where `BatchEncoder` runs the kernels for it, so do they."""
-    blocked = can_run_blocked(encoder, codebooks)
+    """Return the way that streams of this codec go, as `BatchEncoder` does."""
     if config.chunk_length is None:
-        stream = BlockedStream if blocked else NetworkStream
-        return CausalLatents(config, encoder, stream(encoder, num_streams=num_streams), num_streams=num_streams)
-    if blocked:
+        return CausalLatents(config, encoder, network_of(encoder, codebooks), num_streams=num_streams)
+    if can_run_blocked(encoder, codebooks):
         encode = BlockedEncoder(encoder, codebooks, hop_length=config.hop_length).latents
     else:
         encode = partial(_latents_in_lanes, LaneEncoder(encoder, convolution_dtype=encoder.dtype))
@@ -80,22 +99,35 @@ class CausalLatents:
         self,
         config: EncodecConfig,
         encoder: FoldedEncoder,
-        network: NetworkStream | BlockedStream,
+        network: Network,
         *,
         num_streams: int,
     ) -> None:
         self._network = network
         self._nothing = torch.zeros(num_streams, config.audio_channels, 0, dtype=encoder.dtype, device=encoder.device)
-        self._tile_samples = tile_samples(num_streams)
+        self._tile_samples = tile_samples(num_streams, device=encoder.device)
+        self._start()
 
     def push(self, waveforms: Tensor) -> Iterator[LatentPiece]:
         """See `LatentSource`."""
         for tile in torch.split(waveforms, self._tile_samples, -1):
-            yield LatentPiece(latents=self._network.push(tile, is_last=False), scales=None)
+            yield self._piece(tile, is_last=False)
 
     def flush(self) -> Iterator[LatentPiece]:
         """See `LatentSource`."""
-        yield LatentPiece(latents=self._network.push(self._nothing, is_last=True), scales=None)
+        piece = self._piece(self._nothing, is_last=True)
+        self._start()
+        yield piece
+
+    def _start(self) -> None:
+        self._state = self._network.start(self._nothing.shape[0])
+        self._num_frames = 0
+
+    def _piece(self, tile: Tensor, *, is_last: bool) -> LatentPiece:
+        (latents,) = self._network.push([StreamPush(inputs=tile, state=self._state, is_last=is_last)])
+        first_frame = self._num_frames
+        self._num_frames += latents.shape[-1]
+        return LatentPiece(latents=latents, scales=None, first_frame=first_frame)
 
 
 class WindowLatents:

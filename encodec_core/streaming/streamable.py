@@ -1,23 +1,20 @@
 """Which codecs can be streamed, and the layout of what N streams push."""
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
-from encodec_core.config import EncodecConfig
+from encodec_core.config import EncodecConfig, why_not_streamed
 
-__all__ = ["as_batch", "check_batch_size", "check_streamable", "from_batch", "why_not_streamed"]
-
-
-def why_not_streamed(config: EncodecConfig) -> str | None:
-    """Say why a codec needs the whole recording; None for one with windows, and for a causal one."""
-    if config.chunk_length is not None:
-        return None
-    reasons = {
-        "its convolutions are not causal, so that codes depend on audio to come": not config.use_causal_conv,
-        "it normalises over the whole recording (norm_type = 'time_group_norm')": config.norm_type != "weight_norm",
-        "it divides a recording by its loudness (normalize = True)": config.normalize,
-        "it pads a recording with its other end (pad_mode = 'circular')": config.pad_mode == "circular",
-    }
-    return next((reason for reason, holds in reasons.items() if holds), None)
+__all__ = [
+    "as_batch",
+    "check_batch_size",
+    "check_streamable",
+    "check_waveform",
+    "from_batch",
+    "why_not_streamed",
+]
 
 
 def check_streamable(config: EncodecConfig) -> None:
@@ -34,6 +31,28 @@ def check_batch_size(batch_size: int) -> None:
     """Raise a ValueError unless it is a number of streams."""
     if batch_size < 1:
         raise ValueError(f"batch_size = {batch_size}; expected 1 or more streams")
+
+
+def check_waveform(waveform: Tensor, *, shape: Sequence[int], dtype: torch.dtype) -> None:
+    """Raise a ValueError unless a waveform has a shape, samples left out, and a dtype.
+
+    Args:
+        waveform: what is pushed.
+        shape: `[C]`, or `[N, C]` of N streams in lockstep.
+        dtype: the model's.
+    """
+    if waveform.dim() != len(shape) + 1 or list(waveform.shape[:-1]) != list(shape):
+        num_streams, channels = (1, *shape)[-2:]
+        layout = ", ".join(map(str, shape))
+        raise ValueError(
+            f"the waveform has the shape {list(waveform.shape)}; batch_size = {num_streams} takes [{layout}, samples]: "
+            f"mix or duplicate channels to {channels}"
+            + (", and leave out the dimension of streams" if len(shape) == 1 else ", and push as much of every stream")
+        )
+    if waveform.dtype != dtype:
+        raise ValueError(
+            f"the waveform is {waveform.dtype}; expected {dtype}, the model's: convert it, integers scaled to [-1, 1]"
+        )
 
 
 def as_batch(pushed: Tensor, *, batch_size: int) -> Tensor:

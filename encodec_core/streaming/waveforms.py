@@ -11,11 +11,12 @@ from torch import Tensor
 
 from encodec_core.fast.layers import fold_decoder
 from encodec_core.fast.native.decoder import BlockedDecoder, can_decode_blocked
-from encodec_core.fast.native.stream import BlockedStream
+from encodec_core.fast.native.stream import BlockedNetwork
 from encodec_core.fast.plain import without_weight_norm
+from encodec_core.fast.streams import Network, StreamPush
 from encodec_core.model import EncodecModel
 from encodec_core.streaming.latents import tile_samples
-from encodec_core.streaming.network import NetworkStream
+from encodec_core.streaming.network import StreamNetwork
 from encodec_core.streaming.overlap import OverlapAdder
 
 __all__ = ["CausalWaveforms", "WindowWaveforms"]
@@ -26,19 +27,21 @@ class CausalWaveforms:
 
     def __init__(self, model: EncodecModel, *, num_streams: int, device: torch.device) -> None:
         decoder = fold_decoder(model.decoder, device=device)
-        stream = BlockedStream if can_decode_blocked(decoder) else NetworkStream
-        self._network: BlockedStream | NetworkStream = stream(decoder, num_streams=num_streams)
+        self._network: Network = BlockedNetwork(decoder) if can_decode_blocked(decoder) else StreamNetwork(decoder)
         self._nothing = torch.zeros(num_streams, model.config.hidden_size, 0, dtype=model.dtype, device=device)
-        self._tile_frames = max(1, tile_samples(num_streams) // model.config.hop_length)
+        self._tile_frames = max(1, tile_samples(num_streams, device=device) // model.config.hop_length)
+        self._state = self._network.start(num_streams)
 
     def push(self, latents: Tensor) -> Iterator[Tensor]:
         """Take the next latents `[N, D, t]`, t >= 0, and yield the audio that they complete, `[N, C, n]`."""
         for tile in torch.split(latents, self._tile_frames, -1):
-            yield self._network.push(tile, is_last=False)
+            yield from self._network.push([StreamPush(inputs=tile, state=self._state, is_last=False)])
 
     def flush(self) -> Iterator[Tensor]:
         """End the streams and yield what is left; the next latents begin new ones."""
-        yield self._network.push(self._nothing, is_last=True)
+        completed = self._network.push([StreamPush(inputs=self._nothing, state=self._state, is_last=True)])
+        self._state = self._network.start(self._nothing.shape[0])
+        yield from completed
 
 
 class WindowWaveforms:

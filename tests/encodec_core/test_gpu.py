@@ -15,14 +15,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from encodec_core import BatchEncoder, EncodecConfig, EncodecModel, compare_codes
+from encodec_core import BatchEncoder, Codes, EncodecConfig, EncodecModel, compare_codes
 from encodec_core.fast.gpu.encoder import GpuEncoder
 from encodec_core.fast.gpu.memory import bytes_per_sample, free_bytes
 from encodec_core.fast.gpu.plan import Budget, FrameBatch
 from encodec_core.fast.gpu.quantizer import DeviceQuantizer
 from encodec_core.fast.gpu.transfers import SideStream
 from encodec_core.fast.layers import fold_encoder
+from encodec_core.fast.placement import why_not_faster
 from encodec_core.fast.precision import Precision, exact_float32
+from encodec_core.streaming import StreamingLanes
 from tests.fitted_models import make_fitted_model, synthetic_waveform
 
 SMALL: dict[str, Any] = {"num_filters": 8, "hidden_size": 32}
@@ -114,6 +116,26 @@ class TestCodes:
         for one, other in zip(whole.encode(audio), tiles.encode(audio), strict=True):
             assert torch.equal(one.codes, other.codes)
 
+    def test_streams_of_the_full_size_have_the_codes_that_each_has_alone(self, gpu: torch.device) -> None:
+        codec = full_size()
+        lanes, audio = StreamingLanes(codec, 6.0, device=gpu), audio_of(codec.config, 240_000, 240_000, 123_457)
+
+        def streamed(*waveforms: Tensor) -> list[Tensor]:
+            streams = [lanes.start() for _ in waveforms]
+            found: list[list[Tensor]] = [[] for _ in waveforms]
+            for start in range(0, 240_000, 60_000):
+                pushes = [
+                    (stream, waveform[:, start : start + 60_000])
+                    for stream, waveform in zip(streams, waveforms, strict=True)
+                ]
+                for own, codes in zip(found, lanes.push(pushes), strict=True):
+                    own.append(codes)
+            return [torch.cat([*own, last], -1) for own, last in zip(found, lanes.flush(streams), strict=True)]
+
+        for waveform, codes in zip(audio, streamed(*audio), strict=True):
+            assert torch.equal(codes, streamed(waveform)[0])
+            assert compare_codes(codec, waveform, Codes(codes=codes), bandwidth_kbps=6.0).is_faithful
+
     @every_config
     def test_decoding_is_that_of_a_cpu(self, name: str, gpu: torch.device) -> None:
         codec, bandwidth = model(name), CONFIGS[name].target_bandwidths[0]
@@ -126,6 +148,10 @@ class TestCodes:
 class TestPrecision:
     def test_fp32_is_float32_and_tf32_and_bf16_are_not(self, gpu: torch.device) -> None:
         """Relative errors against float64, with TF32 allowed in the process as torch comes."""
+        if why_not_faster(gpu) is not None:
+            with pytest.raises(ValueError, match="gains nothing"):
+                BatchEncoder(full_size(), 6.0, gpu, "tf32")
+            return
         codec, audio = full_size(), audio_of(full_size().config, 240_000, 24_001)
         exact = BatchEncoder(copy.deepcopy(codec).double(), 6.0, gpu).latents([one.double() for one in audio])
         errors: dict[Precision, float] = {}
@@ -138,6 +164,14 @@ class TestPrecision:
         assert errors["fp32"] < 2e-5, errors
         assert 5e-5 < errors["tf32"] < 2e-2, errors
         assert errors["tf32"] < errors["bf16"] < 0.2, errors
+
+    def test_autocast_of_the_caller_changes_no_code(self, gpu: torch.device) -> None:
+        codec, audio = model("24khz"), audio_of(CONFIGS["24khz"], 48_000, 24_001)
+        encoder = BatchEncoder(codec, 6.0, gpu)
+        expected = encoder.encode(audio)
+        with torch.autocast("cuda", torch.float16):
+            found = encoder.encode(audio)
+        assert all(torch.equal(one.codes, other.codes) for one, other in zip(found, expected, strict=True))
 
     def test_every_operation_obeys(self, gpu: torch.device) -> None:
         """Convolution, LSTM and product, one by one: an error of TF32 would be near 3e-4."""

@@ -1,13 +1,10 @@
-"""The route of GPUs, run on a CPU: plans, budgets, memory that runs out, copies that are late, one nearest entry."""
+"""The route of GPUs, run on a CPU: plans, budgets, copies that are late, codes and waveforms."""
 
-import importlib.util
-import os
-import subprocess
-import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
 import pytest
 import torch
@@ -17,41 +14,19 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from encodec_core import BatchEncoder, EncodecConfig, EncodecModel, batch_encoder, compare_codes
+from encodec_core.fast.gpu import quantizer as gpu_quantizer
 from encodec_core.fast.gpu.decoder import decode_in_batches
-from encodec_core.fast.gpu.encoder import GpuEncoder
 from encodec_core.fast.gpu.frames import FrameEncoder
-from encodec_core.fast.gpu.memory import attempt, bytes_per_sample, choose_budget
+from encodec_core.fast.gpu.memory import bytes_per_sample, choose_budget
 from encodec_core.fast.gpu.plan import Budget, FrameBatch, plan_batches
 from encodec_core.fast.gpu.quantizer import DeviceQuantizer
 from encodec_core.fast.gpu.transfers import transfers_for
 from encodec_core.fast.layers import FoldedEncoder, fold_encoder
-from tests.encodec_core.models import CONFIGS, fitted_model, waveforms
+from encodec_core.fast.placement import resolve_device
+from tests.encodec_core.gpu_parts import CPU, LENGTHS, audio_of, folded, gpu_encoder, quantizer
+from tests.encodec_core.models import CONFIGS, fitted_model
 
-CPU = torch.device("cpu")
 every_config = pytest.mark.parametrize("name", CONFIGS)
-
-
-def folded(name: str, device: torch.device = CPU) -> FoldedEncoder:
-    return fold_encoder(fitted_model(name).encoder, device=device, convolution_dtype=torch.float32)
-
-
-def quantizer(name: str, device: torch.device = CPU) -> DeviceQuantizer:
-    return DeviceQuantizer(fitted_model(name).quantizer.codebooks[:4], device=device, dtype=torch.float32)
-
-
-def gpu_encoder(name: str, **settings: Any) -> GpuEncoder:
-    settings = {"budget": Budget(samples=10**6, frames=10**6)} | settings
-    return GpuEncoder(
-        folded(name),
-        quantizer(name),
-        convolution_dtype=torch.float32,
-        normalize=CONFIGS[name].normalize,
-        **settings,
-    )
-
-
-def audio_of(name: str, *lengths: int) -> list[Tensor]:
-    return [waveforms(name, num_samples)[0] for num_samples in lengths]
 
 
 class TestPlan:
@@ -164,90 +139,6 @@ def test_nothing_on_the_way_asks_the_device(name: str) -> None:
     assert codes.shape == (4, sum(batch.lengths))
 
 
-class TestMemory:
-    """A device whose memory is a number of bytes per upload."""
-
-    lengths = (9000, 3000, 8999, 3001, 1, 700, 5000, 9000)
-
-    @every_config
-    def test_too_large_batches_are_halved(self, name: str, caplog: pytest.LogCaptureFixture) -> None:
-        audio = audio_of(name, *self.lengths)
-        size = 4 * CONFIGS[name].audio_channels * 9000
-        encoder = gpu_encoder(name, transfers=LimitedTransfers(max_bytes=2 * size))
-        encoded = encoder.encode(audio)
-        for one, waveform in zip(encoded, audio, strict=True):
-            alone = gpu_encoder(name).encode([waveform])[0]
-            assert torch.equal(one.codes, alone.codes)
-            assert (one.scale is None) == (alone.scale is None)
-            assert one.scale is None or alone.scale is None or one.scale.isclose(alone.scale, rtol=1e-6)
-        assert "from now on" in caplog.text
-        caplog.clear()
-        encoder.encode(audio)
-        assert not caplog.text, "later batches are small from the start"
-
-    def test_an_item_that_does_not_fit_alone_is_an_error(self) -> None:
-        encoder = gpu_encoder("causal_mono", transfers=LimitedTransfers(max_bytes=4 * 8000))
-        with pytest.raises(torch.OutOfMemoryError, match="as large as this"):
-            encoder.encode(audio_of("causal_mono", *self.lengths))
-
-    def test_lanes_of_long_items_are_halved(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        audio = audio_of("causal_mono", 9000, 9001, 9002)
-        encoder = gpu_encoder("causal_mono", budget=Budget(samples=1000, frames=10**6))
-        run, sizes = encoder._run_lanes, []
-
-        def limited(waveforms: Sequence[Tensor], indices: Sequence[int]) -> Any:
-            sizes.append(len(indices))
-            if len(indices) > 1:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return run(waveforms, indices)
-
-        monkeypatch.setattr(encoder, "_run_lanes", limited)
-        for one, waveform in zip(encoder.encode(audio), audio, strict=True):
-            assert torch.equal(one.codes, gpu_encoder("causal_mono").encode([waveform])[0].codes)
-        assert sorted(sizes) == [1, 1, 1, 2, 3]
-
-    def test_other_errors_are_not_taken_for_it(self) -> None:
-        with pytest.raises(RuntimeError, match="illegal memory access"):
-            attempt(raising(RuntimeError("CUDA error: an illegal memory access was encountered")), num_items=2)
-        assert attempt(raising(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")), num_items=2) is None
-        assert attempt(raising(torch.OutOfMemoryError("CUDA out of memory")), num_items=2) is None
-
-    def test_what_filled_the_memory_is_gone_before_the_next_attempt(self) -> None:
-        held: list[weakref.ref[Tensor]] = []
-
-        def fill() -> None:
-            tensor = torch.zeros(1)
-            held.append(weakref.ref(tensor))
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-        assert attempt(fill, num_items=2) is None
-        assert held[0]() is None
-
-
-def raising(error: Exception) -> Callable[[], None]:
-    def run() -> None:
-        raise error
-
-    return run
-
-
-class LimitedTransfers:
-    def __init__(self, *, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._direct = transfers_for(CPU)
-
-    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        return self._direct.empty(shape, dtype)
-
-    def upload(self, host: Tensor) -> Tensor:
-        if host.is_floating_point() and host.nbytes > self._max_bytes:
-            raise torch.OutOfMemoryError(f"CUDA out of memory: {host.nbytes} bytes, as large as this")
-        return self._direct.upload(host)
-
-    def download(self, result: Tensor) -> Callable[[], Tensor]:
-        return self._direct.download(result)
-
-
 class LateTransfers:
     """Copies that are as late as an event allows: nothing is read before it is waited for, nothing sent changes."""
 
@@ -277,7 +168,7 @@ class LateTransfers:
 
 @every_config
 def test_copies_may_be_late(name: str) -> None:
-    audio = audio_of(name, *TestMemory.lengths)
+    audio = audio_of(name, *LENGTHS)
     late = LateTransfers()
     found = gpu_encoder(name, transfers=late, budget=Budget(samples=10_000, frames=40)).encode(audio)
     for one, waveform in zip(found, audio, strict=True):
@@ -311,6 +202,39 @@ def test_codes_are_the_plain_models_but_for_near_ties(name: str, monkeypatch: py
     assert all(agreement.is_faithful for agreement in found)
     assert sum(agreement.num_near_tie_frames for agreement in found) <= 1
     assert encoder.encode([]) == []
+
+
+def test_autocast_of_the_caller_changes_no_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    with route_of_gpus(monkeypatch):
+        encoder = BatchEncoder(fitted_model("causal_mono"), 6.0, "cpu")
+    audio = audio_of("causal_mono", 24_000, 9000)
+    expected = encoder.encode(audio)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = encoder.encode(audio)
+    assert all(torch.equal(one.codes, other.codes) for one, other in zip(found, expected, strict=True))
+
+
+def test_a_gpu_has_its_number_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that decodes later may have another current GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    assert [resolve_device(device) for device in ("auto", "cuda", "cuda:1", CPU)] == [
+        torch.device("cuda", 3),
+        torch.device("cuda", 3),
+        torch.device("cuda", 1),
+        CPU,
+    ]
+
+
+def test_a_precision_that_gains_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    capabilities = iter([(7, 5), (8, 0)])
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: next(capabilities))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    gpu = torch.device("cuda", 0)
+    with pytest.raises(ValueError, match=r"Tesla T4 has compute capability 7\.5, and it takes 8\.0; choose fp32"):
+        batch_encoder._check_precision("bf16", torch.float32, gpu)
+    batch_encoder._check_precision("bf16", torch.float32, gpu)
+    batch_encoder._check_precision("fp32", torch.float32, gpu)
 
 
 @every_config
@@ -350,24 +274,29 @@ def test_codes_above_the_range_of_int16_come_back() -> None:
     assert found.view(torch.uint16).tolist() == [[5, 40_000, 65_535]]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is missing: pip install triton")
-def test_the_kernel_finds_the_nearest_entries() -> None:
-    """In Triton's interpreter, which computes on the CPU; it is chosen before triton is imported."""
-    script = """
-import torch
-from encodec_core.fast.gpu import nearest
-generator = torch.Generator().manual_seed(0)
-entries = torch.randn(256, 64, generator=generator)
-entries[110] = entries[200] = entries[100]
-for num_frames in (1, 63, 64, 65, 150):
-    frames = torch.randn(num_frames, 64, generator=generator)
-    frames[0] = entries[100]
-    residual, codes = frames.clone(), torch.full((num_frames,), -1, dtype=torch.int16)
-    nearest.quantize_level(residual, entries, entries.pow(2).sum(1), codes=codes)
-    expected = torch.cdist(frames.double(), entries.double()).argmin(1)
-    assert torch.equal(codes.long(), expected), (codes, expected)
-    assert codes[0] == 100, "equal distances go to the lower code"
-    assert torch.equal(residual, frames - entries[expected])
-"""
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=120)
+class FakeKernel:
+    """In the kernel's place: right to the bit, or as wrong as one that ignores what the earlier codebooks took."""
+
+    def __init__(self, *, is_right: bool) -> None:
+        self._is_right = is_right
+
+    def quantize_level(self, residual: Tensor, entries: Tensor, squares: Tensor, *, codes: Tensor) -> None:
+        codes[:] = torch.addmm(squares, residual, -2 * entries.t()).argmin(1)
+        if self._is_right:
+            residual -= entries[codes.long()]
+
+
+@pytest.mark.parametrize(
+    ("is_right", "seconds", "reason"),
+    [(True, 0.5, None), (True, 0.9, "takes 0.90 of their time"), (False, 0.5, "differs in 0.")],
+)
+def test_a_kernel_is_used_where_it_is_right_and_faster(
+    is_right: bool, seconds: float, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = iter([1.0, seconds])
+    monkeypatch.setattr(gpu_quantizer, "_timed", lambda run: (run(), next(measured)))
+    monkeypatch.setattr(gpu_quantizer, "PROBE_FRAMES", 500)
+    tried = quantizer("causal_mono")
+    found = tried._try_kernel(cast(ModuleType, FakeKernel(is_right=is_right)))
+    assert (found is None, tried.uses_kernel) == (reason is None, reason is None)
+    assert reason is None or reason in str(found)

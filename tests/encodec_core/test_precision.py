@@ -67,6 +67,25 @@ def test_another_tf32_waits_for_its_turn() -> None:
     assert (cudnn.conv.fp32_precision, matmul.fp32_precision) == (before, "bf16")
 
 
+def test_cudnn_may_not_choose_by_time_nor_sum_in_any_order() -> None:
+    cudnn.benchmark = True
+    try:
+        with exact_float32():
+            assert (cudnn.benchmark, cudnn.deterministic) == (False, True)
+        assert (cudnn.benchmark, cudnn.deterministic) == (True, False)
+    finally:
+        cudnn.benchmark = False
+
+
+def test_autocast_of_the_caller_stays_outside() -> None:
+    x = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        with exact_float32():
+            assert torch.equal(torch.mm(x, x).double(), torch.mm(x, x.clone()).double())
+            assert torch.mm(x, x).dtype == torch.float32
+        assert torch.mm(x, x).dtype == torch.bfloat16
+
+
 def test_another_tf32_inside_a_block_is_refused_instead_of_waiting_for_ever() -> None:
     with exact_float32(tf32_convolutions=True), exact_float32(tf32_convolutions=True):
         with pytest.raises(RuntimeError, match="leave that block first"), exact_float32():

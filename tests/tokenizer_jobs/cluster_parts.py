@@ -5,7 +5,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,10 @@ class HashEncoder(EncoderActor):
         self._desk = EncodeDesk(codec, merges=True)
         return "cpu"
 
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        yield  # nothing here needs torch, which takes seconds to import
+
 
 class LateEncoder(HashEncoder):
     """Takes four seconds to come up, as one does that imports torch from a cold mount."""
@@ -96,3 +101,10 @@ class FrailEncoder(HashEncoder):
                 continue
             os.kill(os.getpid(), signal.SIGKILL)
         return super().load(num_threads=num_threads)
+
+
+class BareEncoder(HashEncoder):
+    """Is on a node without torch."""
+
+    def load(self, *, num_threads: int) -> str:
+        raise ModuleNotFoundError("No module named 'torch'")

@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenizer_jobs.batching import ENOUGH_ITEMS, MAX_BATCH_ITEMS, MAX_LONG_BATCH_BYTES, form_batches
+from tokenizer_jobs.batching import ENOUGH_ITEMS, MAX_BATCH_BYTES, MAX_BATCH_ITEMS, form_batches
 from tokenizer_jobs.errors import RejectReason, Stage
 from tokenizer_jobs.records import AudioFacts, Batch, Decoded, DecodedItem, DecodedStretch, RejectedItem, RowPlace
 
@@ -65,9 +65,16 @@ def test_a_batch_that_another_follows_holds_the_budget_or_enough_items(lengths: 
 
 
 def test_long_items_share_a_batch_up_to_a_bound_on_memory() -> None:
-    half = MAX_LONG_BATCH_BYTES // 4 // 2
+    half = MAX_BATCH_BYTES // 4 // 2
     made = steps([half, half, 3 * half, half], batch_seconds=1.0)
     assert [len(batch.items) for batch in made if isinstance(batch, Batch)] == [2, 1, 1]
+
+
+def test_many_items_share_a_batch_up_to_a_bound_on_memory() -> None:
+    """However much audio a batch may be."""
+    most = 4 * ENOUGH_ITEMS
+    made = steps([MAX_BATCH_BYTES // 4 // most] * (2 * most + 1), batch_seconds=1e9)
+    assert [len(batch.items) for batch in made if isinstance(batch, Batch)] == [most, most, 1]
 
 
 @given(lengths, budgets)

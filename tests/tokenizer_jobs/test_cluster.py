@@ -13,7 +13,14 @@ from pathlib import Path
 import pytest
 import ray
 
-from tests.tokenizer_jobs.cluster_parts import FrailEncoder, HashEncoder, LateEncoder, MortalEncoder, SlowEncoder
+from tests.tokenizer_jobs.cluster_parts import (
+    BareEncoder,
+    FrailEncoder,
+    HashEncoder,
+    LateEncoder,
+    MortalEncoder,
+    SlowEncoder,
+)
 from tests.tokenizer_jobs.factories import FACTS, METADATA, NO_COLUMNS, RECIPE
 from tests.tokenizer_jobs.plugins import DeadlyClips
 from tests.waiting import wait_until
@@ -225,6 +232,14 @@ def test_an_encoder_that_always_dies_at_its_start_ends_the_run(tmp_path: Path) -
     (tmp_path / "frailty").write_text("9")
     refused = pytest.raises(ConfigError, match=r"encoder-0.3 cannot start on the cluster \(.*died.*\); check that")
     with refused, executor(tmp_path, encoder_class=FrailEncoder, runtime=Runtime(device="cpu", encoders=1)):
+        raise AssertionError("it started")
+
+
+def test_an_encoder_without_torch_ends_the_run(tmp_path: Path) -> None:
+    refused = pytest.raises(
+        ConfigError, match=r"encoder-0 cannot start on the cluster \(.*'torch'\); check that this pack"
+    )
+    with refused, executor(tmp_path, encoder_class=BareEncoder, runtime=Runtime(device="cpu", encoders=1)):
         raise AssertionError("it started")
 
 

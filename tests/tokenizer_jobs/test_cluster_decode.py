@@ -192,3 +192,13 @@ def test_decode_workers_import_neither_torch_nor_ray() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_driver_of_a_cluster_needs_no_torch() -> None:
+    code = (
+        "import sys, tokenizer_jobs.cluster.driver, tokenizer_jobs.job\n"
+        "from tokenizer_jobs.config import CodecRecipe\n"
+        "tokenizer_jobs.job.describe_codec(CodecRecipe(model='demo')); sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,3 +1,5 @@
+import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -5,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenizer_jobs.cluster.crew import Crew
+from tokenizer_jobs.cluster.driver import stretched_seconds
 from tokenizer_jobs.cluster.placement import (
     EncoderPlace,
     Node,
@@ -17,6 +20,7 @@ from tokenizer_jobs.cluster.placement import (
 )
 from tokenizer_jobs.cluster.retry import Attempt
 from tokenizer_jobs.config import Runtime
+from tokenizer_jobs.decode import AudioTarget
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.records import WorkUnit
 from tokenizer_jobs.watch import EncoderNow, EncoderState
@@ -94,6 +98,20 @@ def test_more_units_are_in_flight_only_where_their_decode_tasks_have_places() ->
     assert place([node(cpus=2, slots=2)], Runtime()).units_per_encoder == 4
     assert place([node(cpus=2, slots=2)], Runtime(decode_cpus=0.5)).units_per_encoder == 2
     assert place([node(cpus=3, slots=1)], Runtime(decode_tasks=4)).units_per_encoder == 3
+
+
+def test_a_gpu_takes_more_units_and_each_needs_a_place_for_one_decode_task() -> None:
+    assert place([node(cpus=16, gpus=1)], Runtime()).units_per_encoder == 16
+    assert place([node(cpus=8, gpus=4)], Runtime()).units_per_encoder == 8
+    assert place([node(cpus=16, gpus=1, slots=1)], Runtime(device="cpu")).units_per_encoder <= 4
+
+
+def test_recordings_come_in_stretches_where_the_codec_streams_and_no_slice_stands_alone() -> None:
+    mono = AudioTarget(sample_rate=24_000, channels=1, streamed=True)
+    assert stretched_seconds(mono) == 64 * 2**20 / 4 / 24_000
+    assert stretched_seconds(replace(mono, sample_rate=48_000, channels=2)) == stretched_seconds(mono) / 4
+    for whole in (replace(mono, streamed=False), replace(mono, long_audio="restart", slice_samples=320)):
+        assert stretched_seconds(whole) == math.inf
 
 
 def test_a_placement_is_told_in_one_line() -> None:

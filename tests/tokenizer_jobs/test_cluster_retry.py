@@ -87,6 +87,19 @@ def test_an_encoder_gets_more_units_only_where_each_is_a_single_short_recording(
     assert loads(num_items=1, seconds=MAX_SINGLES_SECONDS / 2) == UNITS_PER_ENCODER
 
 
+def test_recordings_that_come_in_stretches_weigh_nothing_however_many_a_unit_has() -> None:
+    def loads(*lengths: float) -> int:
+        items = tuple(Item(id=f"{i}", source_uri=f"/{i}", estimated_seconds=each) for i, each in enumerate(lengths))
+        schedule = Schedule(
+            [replace(unit, items=items) for unit in units(20)], max_lost_workers=1, max_units=16, stretched_seconds=700
+        )
+        return len(schedule.assign(["one"], now=0.0))
+
+    assert loads(MAX_SINGLES_SECONDS) == loads(3600.0, 700.0, 7200.0) == 16
+    assert loads(3600.0, 699.0) == UNITS_PER_ENCODER
+    assert loads(600.0) == MAX_SINGLES_SECONDS / 600
+
+
 def test_idle_encoders_come_before_second_units() -> None:
     schedule = Schedule(units(3), max_lost_workers=1)
     assert [encoder for encoder, _ in schedule.assign(ENCODERS, now=0)] == ["one", "two", "one"]
@@ -301,6 +314,15 @@ def test_no_more_units_are_in_flight_than_can_be_decoded() -> None:
     schedule = Schedule(units(9), max_lost_workers=0)
     assert len(schedule.assign(ENCODERS, now=0, max_in_flight=3)) == 3
     assert schedule.assign(ENCODERS, now=0, max_in_flight=2) == []
+
+
+@pytest.mark.parametrize(("num_items", "num_in_flight"), [(1, 13), (3, 5), (4, 4), (9, 4)])
+def test_units_of_few_items_leave_decode_tasks_to_others(num_items: int, num_in_flight: int) -> None:
+    """There are 16 places, for four units of four tasks."""
+    clips = tuple(Item(id=f"{i}", source_uri=f"/{i}") for i in range(num_items))
+    schedule = Schedule([replace(unit, items=clips) for unit in units(20)], max_lost_workers=0, max_units=20)
+    encoders = [str(number) for number in range(20)]
+    assert len(schedule.assign(encoders, now=0, max_in_flight=4, decode_tasks=4)) == num_in_flight
 
 
 def test_after_a_stop_nothing_is_handed_out_and_what_is_in_flight_may_end() -> None:

@@ -104,10 +104,12 @@ def test_the_handler_of_sigterm_is_given_back() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_the_environment_is_given_back() -> None:
+def test_the_environment_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENIZER_JOBS_OTHER", "2")
     before = dict(os.environ)
-    with session._environment({"RAY_AUTH_MODE": "token", "TOKENIZER_JOBS_TEST": "1"}):
+    with session._environment({"RAY_AUTH_MODE": "token", "TOKENIZER_JOBS_TEST": "1", "TOKENIZER_JOBS_OTHER": None}):
         assert os.environ["TOKENIZER_JOBS_TEST"] == "1"
+        assert "TOKENIZER_JOBS_OTHER" not in os.environ
     assert dict(os.environ) == before
 
 

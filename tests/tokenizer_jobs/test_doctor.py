@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from tokenizer_jobs import doctor
 from tokenizer_jobs.cli import main
-from tokenizer_jobs.doctor import Finding, formats, system
+from tokenizer_jobs.doctor import Finding, formats, software, system
 from tokenizer_jobs.doctor.clusters import check_ray
 from tokenizer_jobs.doctor.codecs import check_model_cache
 from tokenizer_jobs.doctor.formats import check_audio, check_formats
-from tokenizer_jobs.doctor.software import check_kernels, check_torchaudio
+from tokenizer_jobs.doctor.software import check_kernels, check_torch, check_torchaudio
 from tokenizer_jobs.doctor.system import check_clock, check_open_files, check_space
 
 
@@ -103,6 +104,26 @@ class TestMissing:
         (finding,) = check_torchaudio()
         assert "installed and broken (cannot be imported: OSError: libtorchaudio.so" in finding.detail
         assert (finding.remedy, finding.is_fatal) == ("pip uninstall -y torchaudio", False)
+
+
+class TestGpu:
+    @pytest.mark.skipif(
+        torch.version.cuda is not None, reason="torch is a CUDA build, whose GPUs compute or say why not"
+    )
+    def test_one_that_is_seen_and_cannot_compute_is_fatal(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        finding = _by_subject(list(check_torch()))["GPU 0"]
+        assert finding.is_fatal
+        assert "cannot compute: Torch not compiled with CUDA enabled" in finding.detail
+
+    def test_a_cpu_build_beside_a_gpu_is_taken_out_first(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """To pip, 2.13.0+cpu is 2.13.0: without that it changes nothing."""
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(torch.version, "cuda", None)
+        monkeypatch.setattr(software, "_has_nvidia_device", lambda: True)
+        finding = _by_subject(list(check_torch()))["GPU"]
+        assert finding.remedy == "pip uninstall -y torch && pip install torch==2.13.0"
 
 
 class TestRay:

@@ -8,8 +8,8 @@ import pytest
 
 from tests.tokenizer_jobs.cluster_parts import HashCodec
 from tests.tokenizer_jobs.factories import FACTS
-from tokenizer_jobs.encoding import Waveform
-from tokenizer_jobs.encoding.desk import TURN_SECONDS, EncodeDesk
+from tokenizer_jobs.encoding import EncodeStream, LaneCodec, Waveform
+from tokenizer_jobs.encoding.desk import TURN_SECONDS, EncodeDesk, open_desk
 from tokenizer_jobs.errors import IntegrityError
 from tokenizer_jobs.records import EncodedItem, EncodeFigures
 
@@ -52,6 +52,27 @@ class NotingStream:
     def finish(self) -> EncodedItem:
         assert max(piece.shape[1] for piece in self._pushed) <= TURN_SECONDS * FACTS.sample_rate
         return self._codec.encode([np.concatenate(self._pushed, axis=1)])[0]
+
+
+class LaneNotes(StreamingNotes):
+    """Notes how many streams each call holds."""
+
+    max_lanes = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pushes: list[int] = []
+
+    def push_together(self, pushes: Sequence[tuple[EncodeStream, Waveform]]) -> None:
+        assert len({id(stream) for stream, _ in pushes}) == len(pushes)
+        self.pushes.append(len(pushes))
+        for stream, waveform in pushes:
+            stream.push(waveform)
+
+
+class BrokenLanes(LaneNotes):
+    def push_together(self, pushes: Sequence[tuple[EncodeStream, Waveform]]) -> None:
+        raise ValueError(f"{len(pushes)} streams")
 
 
 class BrokenCodec(HashCodec):
@@ -209,3 +230,100 @@ def test_a_turn_that_fails_frees_the_desk() -> None:
 def test_a_codec_without_streams_is_named() -> None:
     with pytest.raises(IntegrityError, match="codec demo takes recordings whole"):
         EncodeDesk(HashCodec(), merges=True).stream()
+
+
+class TestLanes:
+    """Streams of several units that meet in one call."""
+
+    def stream_in_units(
+        self, desk: EncodeDesk, recordings: Sequence[Sequence[Waveform]]
+    ) -> list[tuple[EncodedItem, EncodeFigures]]:
+        """Each recording's stretches in a thread of its own, all of them begun before the first push."""
+        begun = threading.Barrier(len(recordings))
+
+        def run(stretches: Sequence[Waveform]) -> tuple[EncodedItem, EncodeFigures]:
+            with desk.unit():
+                stream = desk.stream()
+                begun.wait()
+                figures = [stream.push(stretch) for stretch in stretches]
+                item, last = stream.finish()
+                return item, sum([*figures, last], EncodeFigures())
+
+        with ThreadPoolExecutor(len(recordings)) as threads:
+            return list(threads.map(run, recordings))
+
+    def recordings(self, *num_stretches: int) -> list[list[Waveform]]:
+        return [
+            [waveform(100 * unit + number, seconds=TURN_SECONDS) for number in range(count)]
+            for unit, count in enumerate(num_stretches)
+        ]
+
+    def test_streams_meet_and_each_gets_its_own_codes(self) -> None:
+        codec = LaneNotes()
+        assert isinstance(codec, LaneCodec)
+        recordings = self.recordings(4, 4, 4)
+        desk = EncodeDesk(codec, merges=True)
+        made = self.stream_in_units(desk, recordings)
+        for (item, _), stretches in zip(made, recordings, strict=True):
+            (expected,) = HashCodec().encode([np.concatenate(stretches, axis=1)])
+            np.testing.assert_array_equal(item.codes, expected.codes)
+        assert sum(codec.pushes) == 12
+        assert max(codec.pushes) == 3
+        figures = sum((figures for _, figures in made), EncodeFigures())
+        assert figures.num_samples == 12 * TURN_SECONDS * FACTS.sample_rate
+        assert figures.seconds == pytest.approx(desk.busy_seconds)
+        assert (figures.num_calls, figures.peak_items) == (12, 3)
+
+    def test_no_more_streams_meet_than_are_worth_it(self) -> None:
+        codec = LaneNotes()
+        self.stream_in_units(EncodeDesk(codec, merges=True), self.recordings(*[2] * 7))
+        assert max(codec.pushes) <= LaneNotes.max_lanes
+        assert sum(codec.pushes) == 14
+
+    @pytest.mark.parametrize("merges_streams", [None, False])
+    def test_streams_do_not_meet_where_company_may_change_codes(self, merges_streams: bool | None) -> None:
+        codec = LaneNotes()
+        desk = EncodeDesk(codec, merges=merges_streams is False, merges_streams=merges_streams)
+        made = self.stream_in_units(desk, self.recordings(3, 3))
+        assert codec.pushes == []
+        assert {figures.peak_items for _, figures in made} == {1}
+
+    def test_a_stream_waits_for_units_with_streams_alone(self) -> None:
+        desk = EncodeDesk(LaneNotes(), merges=True)
+        stretches = [np.zeros((1, TURN_SECONDS * FACTS.sample_rate), np.float32)] * 20
+        with desk.unit(), desk.unit():
+            own, dropped = desk.stream(), desk.stream()
+            for stream in (own, dropped):  # of one unit: two channels, one after the other
+                stream.push(stretches[0])
+            start = time.monotonic()
+            for stretch in stretches:
+                own.push(stretch)
+        assert time.monotonic() - start < 1.5, "0.12 s for each would be 2.4 s"
+
+    def test_a_stream_that_its_unit_dropped_is_not_waited_for(self) -> None:
+        desk = EncodeDesk(LaneNotes(), merges=True)
+        with ThreadPoolExecutor(1) as thread:
+            dropped = thread.submit(desk.stream).result()
+        assert desk._num_pushing() == 1
+        own = desk.stream()
+        assert desk._num_pushing() == 2
+        del dropped
+        assert desk._num_pushing() == 1
+        own.push(waveform(0))
+        own.finish()
+        assert desk._num_pushing() == 0
+
+    def test_a_failing_call_fails_every_stream_in_it_and_the_desk_goes_on(self) -> None:
+        desk = EncodeDesk(BrokenLanes(), merges=True)
+        with pytest.raises(ValueError, match="2 streams"):
+            self.stream_in_units(desk, self.recordings(1, 1))
+        assert len(desk.encode([waveform(0)])[0]) == 1
+
+    def test_on_a_gpu_streams_meet_and_batches_do_not(self) -> None:
+        codec = LaneNotes()
+        desk = open_desk(codec, device="cuda")
+        self.stream_in_units(desk, self.recordings(2, 2))
+        assert max(codec.pushes) == 2
+        codec.calls.clear()
+        encode_in_units(desk, [[[waveform(unit)]] for unit in range(3)])
+        assert codec.calls == [1, 1, 1]

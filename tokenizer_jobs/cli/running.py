@@ -13,6 +13,7 @@ from tokenizer_jobs.cli.flags import load_job
 from tokenizer_jobs.cli.next_steps import after_work
 from tokenizer_jobs.cli.streams import show, tell
 from tokenizer_jobs.errors import EXIT_STOPPED
+from tokenizer_jobs.machine import uncollected
 from tokenizer_jobs.wording import audio_text, count_text, span_text, speed_text
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ def run_command(arguments: argparse.Namespace) -> int:
     config = load_job(arguments)
 
     def work(report: "Report") -> "RunResult":
-        from tokenizer_jobs.job import run  # imports torch: seconds, in which the display already says something
-
+        with uncollected():
+            from tokenizer_jobs.job import run  # a second, in which the display already says something
         return run(config, replace=arguments.replace, report=report)
 
     return _do(work, log_format=arguments.log_format)

@@ -2,24 +2,23 @@
 
 import logging
 import os
-import platform
 import socket
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol, cast
 
 import ray
-import torch
 
 from tokenizer_jobs.cluster.faults import EncoderBrokenError
 from tokenizer_jobs.cluster.metrics import EncoderMeter
 from tokenizer_jobs.cluster.reach import check_reach
 from tokenizer_jobs.config import CodecRecipe
-from tokenizer_jobs.encoding import Codec, EncodeDesk, choose_device, make_codec
+from tokenizer_jobs.encoding import Codec, EncodeDesk, open_desk
 from tokenizer_jobs.errors import IntegrityError, TransientError
 from tokenizer_jobs.logs import LogFormat, log_event, start_json_logs
+from tokenizer_jobs.machine import uncollected
 from tokenizer_jobs.outages import pause_seconds
 from tokenizer_jobs.pipeline import UnitDone, UnitJob, tokenize_unit
 from tokenizer_jobs.records import Decoded, WorkUnit
@@ -118,11 +117,16 @@ class EncoderActor:
 
         Raises:
             ConfigError: the output or the source is not on this node, or the codec cannot be loaded.
+            ImportError: torch is not on this node, or cannot be loaded.
             IntegrityError: its weights are not those of the job.
             TransientError: storage did not serve for minutes.
         """
         self._await_output()
         self._decoder.warm_up()
+        with uncollected():
+            import torch  # here and not above: the driver names this class, and encodes nothing
+
+            from tokenizer_jobs.encoding import choose_device, make_codec
         self._num_threads = num_threads
         torch.set_num_threads(num_threads)
         device = choose_device(self._device)
@@ -135,8 +139,7 @@ class EncoderActor:
                 "available to every node"
             )
         self._loaded = (codec, Storage.at(self._job.output), device)
-        # On x86 an item gets the same bits in every company; elsewhere nobody has looked, and GPUs differ.
-        self._desk = EncodeDesk(codec, merges=device == "cpu" and platform.machine() in ("x86_64", "AMD64"))
+        self._desk = open_desk(codec, device=device)
         return device
 
     def _await_output(self) -> None:
@@ -173,24 +176,18 @@ class EncoderActor:
         assert self._loaded is not None, "load() comes before run()"
         codec, storage, device = self._loaded
         log_event(_log, logging.INFO, "unit_started", unit=unit.part_name, attempt=number, careful=careful)
-        # OpenMP counts threads for each calling thread, and Ray runs each call in one of its own pool.
-        torch.set_num_threads(self._num_threads)
         decoded = cast(Generator[Decoded, None, None], self._decoder.decode(unit, careful=careful))
-        with closing(decoded):
-            try:
-                done = tokenize_unit(
-                    unit,
-                    decoded=self._meter.watching(decoded, busy_seconds=self._busy_seconds),
-                    job=self._job,
-                    codec=codec,
-                    storage=storage,
-                    attempt=number,
-                    device=device,
-                    desk=self._desk,
-                )
-            except (torch.AcceleratorError, torch.OutOfMemoryError) as error:
-                # After most CUDA errors every later call of the process fails too.
-                raise EncoderBrokenError(f"{self._name} on {socket.gethostname()}: {error}") from error
+        with closing(decoded), self._computing():
+            done = tokenize_unit(
+                unit,
+                decoded=self._meter.watching(decoded, busy_seconds=self._busy_seconds),
+                job=self._job,
+                codec=codec,
+                storage=storage,
+                attempt=number,
+                device=device,
+                desk=self._desk,
+            )
         self._meter.look(self._busy_seconds())
         commit = done.published.commit  # an earlier attempt's tells the pace as well
         log_event(
@@ -207,6 +204,19 @@ class EncoderActor:
         )
         self._decoder.note_encoding(commit.stage_seconds.get("encode", 0.0), audio_seconds=commit.audio_seconds)
         return done
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Have torch compute with this encoder's threads, and say what it means when its device fails."""
+        import torch
+
+        # OpenMP counts threads for each calling thread, and Ray runs each call in one of its own pool.
+        torch.set_num_threads(self._num_threads)
+        try:
+            yield
+        except (torch.AcceleratorError, torch.OutOfMemoryError) as error:
+            # After most CUDA errors every later call of the process fails too.
+            raise EncoderBrokenError(f"{self._name} on {socket.gethostname()}: {error}") from error
 
     def _busy_seconds(self) -> float:
         return 0.0 if self._desk is None else self._desk.busy_seconds

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, RayError
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tokenizer_jobs.cluster.complaints import cannot_start, import_failure, not_placed, what_is_missing
@@ -39,7 +39,7 @@ START_SECONDS = 300.0
 """For an encoder that has its process to import what it needs: on a cold file system that is gigabytes."""
 
 LOAD_SECONDS = 600.0
-"""For a placed encoder to load its codec, which may mean a download to its node."""
+"""For a placed encoder to import torch and load its codec, which may mean a download to its node."""
 
 
 NODES_SECONDS = 3.0
@@ -277,6 +277,8 @@ class Crew:
         except RayError as error:
             if isinstance(error, ActorDiedError) and error.actor_init_failed:
                 raise cannot_start(encoder.name, import_failure(error)) from error
+            if isinstance(error, RayTaskError) and isinstance(error.cause, ImportError):
+                raise cannot_start(encoder.name, f"{type(error.cause).__name__}: {error.cause}") from error
             if not self._lose(encoder, classify(error).message) and not self._was_ready:
                 place = _stem(encoder.name)
                 self._lost_at_start[place] += 1

@@ -12,13 +12,12 @@ from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 
-from tokenizer_jobs.decode import AudioTarget, decode_items
+from tokenizer_jobs.decode import AudioTarget, decode_items, opened_items
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.isolation import DecodeLimits, alarmed, decode_isolated, memory_limited
-from tokenizer_jobs.planning import read_together
-from tokenizer_jobs.records import Decoded, Item, RejectedItem
+from tokenizer_jobs.records import Decoded, Item, RejectedItem, read_together
 from tokenizer_jobs.source_config import SourceConfig
-from tokenizer_jobs.sources import make_source
+from tokenizer_jobs.sources import ReadAhead, make_source
 
 __all__ = [
     "MAX_LIST_ITEMS",
@@ -99,9 +98,9 @@ def decode_share(
             decoded = decode_isolated(items, source=source, target=target, limits=limits)
         else:
             stack.enter_context(memory_limited(limits))
-            decoded = alarmed(
-                decode_items(items, source=make_source(source), target=target), items=items, limits=limits
-            )
+            ahead = stack.enter_context(ReadAhead(make_source(source)))
+            ahead.expect(opened_items(items))
+            decoded = alarmed(decode_items(items, source=ahead, target=target), items=items, limits=limits)
         for group in groups:
             yield from _lists(_items(decoded, len(group)), sample_rate=target.sample_rate)
 

@@ -1,6 +1,7 @@
 """The Ray executor: hands units to encoders, retries what failed, and stops when asked."""
 
 import logging
+import math
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -18,9 +19,11 @@ from tokenizer_jobs.cluster.faults import Fault
 from tokenizer_jobs.cluster.metrics import EncoderMeter, RunMeter
 from tokenizer_jobs.cluster.placement import EncoderPlace, Node, Placement, missing, place
 from tokenizer_jobs.cluster.reach import ReachChecks, absolute_paths
-from tokenizer_jobs.cluster.retry import Schedule
+from tokenizer_jobs.cluster.retry import MAX_UNITS_PER_ENCODER, Schedule
 from tokenizer_jobs.cluster.session import connected, live_nodes, usable_nodes
 from tokenizer_jobs.config import CodecRecipe, Runtime
+from tokenizer_jobs.decode import AudioTarget
+from tokenizer_jobs.decode.rows import LONG_WAVEFORM_BYTES
 from tokenizer_jobs.executors import UnitOutcome
 from tokenizer_jobs.logs import active_log_format, log_event
 from tokenizer_jobs.pipeline import UnitJob
@@ -28,7 +31,7 @@ from tokenizer_jobs.records import WorkUnit
 from tokenizer_jobs.stopping import StopRequest
 from tokenizer_jobs.watch import EncoderNow
 
-__all__ = ["RayExecutor"]
+__all__ = ["RayExecutor", "stretched_seconds"]
 
 _log = logging.getLogger(__name__)
 
@@ -127,11 +130,7 @@ class RayExecutor:
         assert self._crew is not None, "run() is called inside the context"
         assert self._placement is not None
         assert self._meter is not None
-        schedule = Schedule(
-            units,
-            max_lost_workers=self._runtime.max_infrastructure_failures,
-            max_units=self._placement.units_per_encoder,
-        )
+        schedule = self._schedule(units, placement=self._placement)
         while True:
             if stop.requested:
                 schedule.stop()
@@ -144,6 +143,7 @@ class RayExecutor:
                 now=time.monotonic(),
                 num_coming=self._crew.num_coming,
                 max_in_flight=self._crew.placement.max_in_flight,
+                decode_tasks=self._crew.placement.decode_tasks,
             ):
                 self._crew.run(encoder, attempt)
             self._meter.look(
@@ -160,6 +160,17 @@ class RayExecutor:
                 if outcome is not None:
                     self._crew.forget_losses()
                     yield outcome
+
+    def _schedule(self, units: Iterable[WorkUnit], *, placement: Placement) -> Schedule:
+        stretched, max_units = stretched_seconds(self._job.target), placement.units_per_encoder
+        if math.isinf(stretched):  # each recording in flight is held whole
+            max_units = min(max_units, MAX_UNITS_PER_ENCODER)
+        return Schedule(
+            units,
+            max_lost_workers=self._runtime.max_infrastructure_failures,
+            max_units=max_units,
+            stretched_seconds=stretched,
+        )
 
     def _nodes(self) -> list[Node]:
         """The nodes that may be given work; those that joined are checked meanwhile.
@@ -194,6 +205,13 @@ class RayExecutor:
             local_paths=local_paths,
             log_format=active_log_format(),
         )
+
+
+def stretched_seconds(target: AudioTarget) -> float:
+    """Audio of a recording from which it comes in stretches; infinite where it never does."""
+    if not target.streamed or target.long_audio == "restart":
+        return math.inf
+    return LONG_WAVEFORM_BYTES / (4 * target.channels * target.sample_rate)
 
 
 def _settle(ended: Ended, schedule: Schedule) -> UnitOutcome | None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import floor
 
-from tokenizer_jobs.cluster.retry import MAX_UNITS_PER_ENCODER, UNITS_PER_ENCODER
+from tokenizer_jobs.cluster.retry import MAX_UNITS_PER_ENCODER, MAX_UNITS_PER_GPU, UNITS_PER_ENCODER
 from tokenizer_jobs.config import Runtime
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.wording import count_text
@@ -72,7 +72,7 @@ class Placement:
     decode_cpus: float
     """That one decode task reserves."""
     units_per_encoder: int = UNITS_PER_ENCODER
-    """In flight on one encoder, at most; more than two where each is a single recording."""
+    """In flight on one encoder, at most; more than two where each is a single recording, or comes in stretches."""
     bound: bool = False
     """Whether encoders are bound to nodes, since no resource says where they may go."""
     growing: bool = False
@@ -80,7 +80,7 @@ class Placement:
 
     @property
     def max_in_flight(self) -> int:
-        """Units at once, on all encoders, whose decode tasks find a place beside each other."""
+        """Units at once, on all encoders, that find places for all their decode tasks beside each other."""
         return max(1, _decode_places(self.nodes, self.decode_cpus) // self.decode_tasks)
 
     def describe(self) -> str:
@@ -139,13 +139,14 @@ def place(nodes: Sequence[Node], runtime: Runtime, *, growing: bool = False) -> 
     places = _decode_places(nodes, runtime.decode_cpus)
     if num_encoders * UNITS_PER_ENCODER * decode_tasks > places:
         raise _starved(nodes, runtime, num_encoders=num_encoders, decode_tasks=decode_tasks)
-    units_per_encoder = max(UNITS_PER_ENCODER, places // (num_encoders * decode_tasks))
     return Placement(
         encoders=tuple(encoders),
         nodes=tuple(nodes),
         decode_tasks=decode_tasks,
         decode_cpus=runtime.decode_cpus,
-        units_per_encoder=min(MAX_UNITS_PER_ENCODER, units_per_encoder),
+        units_per_encoder=_units_per_encoder(
+            places, num_encoders=num_encoders, decode_tasks=decode_tasks, on_gpus=encoders[0].gpus > 0
+        ),
         bound=any(place.node_id for place in encoders),
         growing=growing,
     )
@@ -287,6 +288,16 @@ def _decode_tasks(nodes: Sequence[Node], runtime: Runtime, *, num_encoders: int)
         return runtime.decode_tasks
     cpus = int(sum(node.cpus for node in nodes))
     return max(1, min(MAX_DECODE_TASKS, cpus // (num_encoders * UNITS_PER_ENCODER)))
+
+
+def _units_per_encoder(places: int, *, num_encoders: int, decode_tasks: int, on_gpus: bool) -> int:
+    """Units in flight on one encoder where each is a single recording, which one decode task decodes.
+
+    On CPUs encoders and decode tasks share the cores: there are no more units than if each took all its tasks.
+    """
+    if on_gpus:
+        return max(UNITS_PER_ENCODER, min(MAX_UNITS_PER_GPU, places // num_encoders))
+    return max(UNITS_PER_ENCODER, min(MAX_UNITS_PER_ENCODER, places // (num_encoders * decode_tasks)))
 
 
 def _decode_places(nodes: Sequence[Node], decode_cpus: float) -> int:

@@ -23,6 +23,7 @@ import ray._private.worker as ray_worker
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.exceptions import RayError
 
+from tokenizer_jobs.cluster.head import own_head
 from tokenizer_jobs.cluster.placement import ENCODER_RESOURCE, Node
 from tokenizer_jobs.cluster.ray_state import draining_nodes
 from tokenizer_jobs.config import Runtime
@@ -177,45 +178,50 @@ def _refusal(output: str) -> str:
 
 def _init(address: str) -> None:
     try:
-        # The handler that Ray's C++ part sets first ends the process: a SIGTERM waits until ours is back.
-        with _sigterm_waits(), _own_signal_handler():
-            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        _connect(address)
     except (RayError, RuntimeError, ConnectionError, ValueError) as error:
         raise ConfigError(f"the Ray cluster at {address} refuses us: {_refusal(str(error))}") from error
 
 
+def _connect(address: str) -> None:
+    # The handler that Ray's C++ part sets first ends the process: a SIGTERM waits until ours is back.
+    with _sigterm_waits(), _own_signal_handler():
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+
+
 @contextmanager
-def private_ray(*, num_cpus: int, encoder_slots: int, num_gpus: int | None = None) -> Iterator[None]:
+def private_ray(
+    *, num_cpus: int, encoder_slots: int, num_gpus: int | None = None, metrics: bool = False
+) -> Iterator[None]:
     """Start a Ray on this machine, be connected to it, and end it.
 
     Args:
         num_cpus: That it counts.
         encoder_slots: Amount of the custom resource `encoder`.
         num_gpus: That it counts; None: those it finds.
+        metrics: Whether it serves metrics: at a port that nobody knows, and a second later.
     """
     folder = tempfile.mkdtemp(prefix="tokenizer-jobs-", dir=_short_folder())
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         stack.enter_context(_environment(_private_environment()))
+        head = own_head(
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            resources={ENCODER_RESOURCE: encoder_slots},
+            store_bytes=_object_store_bytes(),
+            folder=folder,
+            metrics=metrics,
+        )
+        address = stack.enter_context(head)
         stack.enter_context(_quiet_raylet())
         stack.callback(_shut_down)
-        with _own_signal_handler():
-            ray.init(
-                address="local",
-                num_cpus=num_cpus,
-                num_gpus=num_gpus,
-                resources={ENCODER_RESOURCE: encoder_slots},
-                include_dashboard=False,
-                object_store_memory=_object_store_bytes(),
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                _temp_dir=folder,
-            )
+        _connect(address)
         yield
 
 
-def _private_environment() -> dict[str, str]:
-    """Environment of a private Ray and of its workers, which inherit it."""
+def _private_environment() -> dict[str, str | None]:
+    """Environment of a private Ray and of its workers, which inherit it; None: without the variable."""
     return {
         # A token of its own: Ray's default would write one into the home folder, where later clusters find it.
         "RAY_AUTH_MODE": "token",
@@ -223,7 +229,13 @@ def _private_environment() -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         # Without it each worker without GPUs warns about a change in Ray's defaults.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        # Else Ray starts another worker for a task beside the one that the task gets: half a second of a core each.
+        "RAY_enable_worker_prestart": "0",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        # The runtime environment of the Ray job that this process is in is its own environment already; another Ray
+        # would make it anew, for which a private one has no agent.
+        "RAY_JOB_CONFIG_JSON_ENV_VAR": None,
+        "RAY_RUNTIME_ENV_HOOK": None,
     }
 
 
@@ -273,19 +285,22 @@ def _sigterm_waits() -> Iterator[None]:
 
 
 @contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
+def _environment(values: Mapping[str, str | None]) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    _read_environment_again()
+    _set_environment(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        _read_environment_again()
+        _set_environment(before)
+
+
+def _set_environment(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    _read_environment_again()
 
 
 def _read_environment_again() -> None:

@@ -1,7 +1,7 @@
 """Decode the items of a unit, one after the other: each becomes its rows' waveforms, or a reject with its reason."""
 
 import importlib.metadata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 
@@ -15,7 +15,7 @@ from tokenizer_jobs.errors import ItemError, RejectReason, Stage
 from tokenizer_jobs.records import Decoded, DecodedItem, Item, RejectedItem
 from tokenizer_jobs.sources import Source
 
-__all__ = ["decode_item", "decode_items", "decoder_versions"]
+__all__ = ["decode_item", "decode_items", "decoder_versions", "opened_items"]
 
 
 def decode_items(items: Sequence[tuple[int, Item]], *, source: Source, target: AudioTarget) -> Iterator[Decoded]:
@@ -41,6 +41,15 @@ def decode_items(items: Sequence[tuple[int, Item]], *, source: Source, target: A
                     yield rejected(position, _duplicate(item))
         else:
             yield from decode_recording(list(neighbours), source=source, target=target)
+
+
+def opened_items(items: Iterable[tuple[int, Item]]) -> Iterator[Item]:
+    """The items that `decode_items` opens of those that it is given, in order: of one recording it opens the first."""
+    for recording, neighbours in groupby(items, key=_recording):
+        if recording is None:
+            yield from (item for _, item in neighbours if item.duplicate_of is None)
+        else:
+            yield next(neighbours)[1]
 
 
 def decode_item(item: Item, *, position: int, source: Source, target: AudioTarget) -> DecodedItem:

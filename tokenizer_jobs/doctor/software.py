@@ -24,6 +24,8 @@ __all__ = [
 
 OLDEST_PYTHON = (3, 11)
 CPU_TORCH = "pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+CUDA_TORCH = "pip uninstall -y torch && pip install torch==2.13.0"
+"""In two steps: to pip a CPU build of that version is that version, and stays."""
 
 
 def imported(name: str) -> ModuleType | str:
@@ -69,25 +71,31 @@ def check_torch() -> Iterator[Finding]:
             subject="GPU",
             state="missing",
             detail=f"this machine has an NVIDIA GPU, but torch ({build}) cannot use it",
-            remedy="pip install torch==2.13.0" if torch.version.cuda is None else "nvidia-smi  (the driver must work)",
+            remedy=CUDA_TORCH if torch.version.cuda is None else "nvidia-smi  (the driver must work)",
         )
     else:
         yield Finding(subject="GPU", state="note", detail="none; encoders run on CPU cores")
 
 
 def _check_gpu(torch: ModuleType, index: int) -> Finding:
-    """Compute something on a GPU: one that is seen may be of an age that the build has no kernels for."""
-    subject, facts = f"GPU {index}", torch.cuda.get_device_properties(index)
+    """Compute on a GPU what an encoder does: one that is seen may be of an age that the build has no kernels for."""
+    subject, name = f"GPU {index}", "it"
     try:
+        facts = torch.cuda.get_device_properties(index)
+        name = facts.name
         free, _ = torch.cuda.mem_get_info(index)
-        torch.nn.functional.conv1d(
-            torch.ones(1, 1, 8, device=f"cuda:{index}"), torch.ones(1, 1, 3, device=f"cuda:{index}")
-        ).sum().item()
-    except RuntimeError as error:
-        detail = f"{facts.name} is seen and cannot compute: {str(error).splitlines()[0]}"
+        device = torch.device("cuda", index)
+        x = torch.nn.functional.conv1d(torch.ones(1, 1, 10, device=device), torch.ones(1, 1, 3, device=device))
+        hidden, _ = torch.nn.LSTM(8, 8, device=device)(x)
+        (hidden[0] @ hidden[0].t()).sum().item()
+    # What torch raises where it cannot even begin with a device is no RuntimeError.
+    except (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError) as error:
+        detail = f"{name} is seen and cannot compute: {(str(error).splitlines() or [type(error).__name__])[0]}"
         remedy = "nvidia-smi  (who holds it?), or a torch build for this GPU; runtime.device: cpu does without"
         return Finding(subject=subject, state="missing", detail=detail, remedy=remedy, is_needed=True)
-    detail = f"{facts.name}, {bytes_text(free)} of {bytes_text(facts.total_memory)} free; computes"
+    detail = f"{name}, {bytes_text(free)} of {bytes_text(facts.total_memory)} free; computes"
+    if importlib.util.find_spec("triton") is None:
+        detail += "; without Triton, so that codes are searched for more slowly"
     return Finding(subject=subject, state="ok", detail=detail)
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from tokenizer_jobs.recipe import CodecFacts
 from tokenizer_jobs.records import EncodedItem
 
-__all__ = ["Codec", "EncodeStream", "PaddingCodec", "StreamingCodec", "Waveform"]
+__all__ = ["Codec", "EncodeStream", "LaneCodec", "PaddingCodec", "StreamingCodec", "Waveform"]
 
 Waveform = npt.NDArray[np.float32]
 """[C, n] in [-1, 1], at the codec's rate and channel count."""
@@ -54,3 +54,15 @@ class StreamingCodec(Codec, Protocol):
 
     def stream(self) -> EncodeStream:
         """Begin a recording; any number may be open at once, one of them computing at a time."""
+
+
+@runtime_checkable
+class LaneCodec(StreamingCodec, Protocol):
+    """A codec whose streams take less time together than one after the other."""
+
+    @property
+    def max_lanes(self) -> int:
+        """Streams that are worth encoding together, at most; 1: none is."""
+
+    def push_together(self, pushes: Sequence[tuple[EncodeStream, Waveform]]) -> None:
+        """Push samples [C, n], n >= 0, into streams of this codec, each there once, as if each were alone."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from threading import Lock
 from typing import Literal
 
 import numpy as np
@@ -14,18 +15,17 @@ from encodec_core import (
     Codes,
     EncodecModel,
     StreamingDecoder,
-    StreamingEncoder,
     compare_codes,
 )
-from encodec_core.streaming import why_not_streamed
+from encodec_core.streaming import StreamingLanes, why_not_streamed
 from tokenizer_jobs.config import CodecRecipe, is_own_codec
 from tokenizer_jobs.encoding.codec import Codec, EncodeStream, StreamingCodec, Waveform
+from tokenizer_jobs.encoding.facts import check_bandwidth, codec_facts, not_loaded
 from tokenizer_jobs.encoding.own import load_own_codec
 from tokenizer_jobs.encoding.streams import CausalStream, WindowStream
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.recipe import CodecFacts
 from tokenizer_jobs.records import EncodedItem
-from tokenizer_jobs.wording import did_you_mean
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 
@@ -36,17 +36,18 @@ __all__ = [
     "Waveform",
     "choose_device",
     "decode_in_blocks",
-    "describe_codec",
+    "describe_model",
     "limit_torch_threads",
     "load_codec",
     "make_codec",
     "offered_bandwidths",
 ]
 
-PUBLISHED = ("demo", "facebook/encodec_24khz", "facebook/encodec_48khz", "facebook/encodec_32khz")
-"""Names that a misspelt one may stand for."""
 _FRAMES_OF_A_START = 7
 """The encoder's last convolution reflects the start of a recording: shorter ones have other codes."""
+MAX_LANES = {"cpu": 4, "cuda": 16}
+"""Streams of a causal codec that are encoded together, by type of device: on a CPU the LSTM of four takes hardly longer
+a stream than that of sixteen, and a turn of four takes as long as a batch; on a GPU sixteen take as long as one."""
 BLOCK_FRAMES = 750
 """Frames decoded at once where a long item is decoded in blocks: ten seconds of the 24 kHz codec."""
 
@@ -74,15 +75,18 @@ def limit_torch_threads(num_threads: int) -> int:
     return before
 
 
-def describe_codec(recipe: CodecRecipe) -> CodecFacts:
-    """Load the codec that a recipe names and say what it is, without getting it ready to encode.
+def describe_model(recipe: CodecRecipe) -> CodecFacts:
+    """Load the EnCodec that a recipe names and say what it is: `describe_codec` of files that say it to a model alone.
 
     Raises:
         ConfigError: the model cannot be found or read, or does not offer the bandwidth.
     """
-    if is_own_codec(recipe.model):
-        return load_own_codec(recipe, device="cpu").describe()
     return _facts(_load_model(recipe), recipe)
+
+
+def _facts(model: EncodecModel, recipe: CodecRecipe) -> CodecFacts:
+    assert model.provenance is not None, "load_codec reads the weights from files"
+    return codec_facts(model.config, model.provenance, recipe)
 
 
 def offered_bandwidths(model: str, *, revision: str | None = None) -> dict[int, float]:
@@ -115,7 +119,10 @@ def load_codec(recipe: CodecRecipe, *, device: DeviceName) -> "EncodecCodec":
     torch_device = choose_device(device)
     if recipe.precision != "fp32" and torch_device == "cpu":
         raise ConfigError(f"recipe.codec.precision = {recipe.precision!r} needs a GPU; on CPU choose fp32")
-    return EncodecCodec(_load_model(recipe), recipe=recipe, device=torch_device)
+    try:
+        return EncodecCodec(_load_model(recipe), recipe=recipe, device=torch_device)
+    except ValueError as error:
+        raise ConfigError(f"recipe.codec cannot be had on {torch_device}: {error}") from error
 
 
 def decode_in_blocks(
@@ -154,12 +161,7 @@ def _streamed(decoder: StreamingDecoder, codes: Codes) -> Iterator[torch.Tensor]
 @lru_cache(maxsize=1)
 def _load_model(recipe: CodecRecipe) -> EncodecModel:
     model = _read_model(recipe.model, recipe.revision)
-    offered = model.config.target_bandwidths
-    if recipe.bandwidth_kbps not in offered:
-        raise ConfigError(
-            f"recipe.codec.bandwidth_kbps = {recipe.bandwidth_kbps:g} is not offered by {recipe.model}; "
-            f"choose one of {', '.join(f'{bandwidth:g}' for bandwidth in offered)}"
-        )
+    check_bandwidth(model.config, recipe)
     return model
 
 
@@ -172,8 +174,7 @@ def _read_model(model: str, revision: str | None) -> EncodecModel:
     try:
         return EncodecModel.from_pretrained(model, revision=revision)
     except (OSError, ValueError) as error:
-        meant = did_you_mean(model, PUBLISHED)
-        raise ConfigError(f"recipe.codec.model = {model!r} cannot be loaded: {error}{meant}") from error
+        raise not_loaded(model, error) from error
 
 
 class EncodecCodec:
@@ -192,8 +193,9 @@ class EncodecCodec:
         self._encoder = BatchEncoder(
             model, bandwidth_kbps=recipe.bandwidth_kbps, device=device, precision=recipe.precision
         )
-        self._idle: list[StreamingEncoder] = []
-        """At the beginning of a stream: making one copies the encoder's weights."""
+        self._lanes: StreamingLanes | None = None
+        """Made with the first stream: it has weights of its own."""
+        self._making_lanes = Lock()
 
     def encode(self, waveforms: Sequence[Waveform]) -> list[EncodedItem]:
         """Encode waveforms [C, n]; when a GPU runs out of memory the batch is split and goes on."""
@@ -220,10 +222,25 @@ class EncodecCodec:
             return WindowStream(
                 self._encoder.encode, length=config.chunk_length, stride=config.chunk_stride or config.chunk_length
             )
-        if self._idle:
-            return CausalStream(self._idle.pop(), release=self._idle.append)
-        encoder = StreamingEncoder(self.model, bandwidth_kbps=self._recipe.bandwidth_kbps, device=self._device)
-        return CausalStream(encoder, release=self._idle.append)
+        with self._making_lanes:
+            if self._lanes is None:
+                bandwidth_kbps = self._recipe.bandwidth_kbps
+                self._lanes = StreamingLanes(self.model, bandwidth_kbps=bandwidth_kbps, device=self._device)
+        return CausalStream(self._lanes)
+
+    @property
+    def max_lanes(self) -> int:
+        """Streams that are worth encoding together; windows fill the lanes of a device by themselves."""
+        return 1 if self.model.config.chunk_length is not None else MAX_LANES[torch.device(self._device).type]
+
+    def push_together(self, pushes: Sequence[tuple[EncodeStream, Waveform]]) -> None:
+        """Push samples [C, n] into streams of this codec, each there once; a causal codec's share the LSTM."""
+        causal = [(stream, waveform) for stream, waveform in pushes if isinstance(stream, CausalStream)]
+        if len(causal) == len(pushes) > 0:
+            CausalStream.push_together(causal)
+            return
+        for stream, waveform in pushes:
+            stream.push(waveform)
 
     def decode(self, encoded: Sequence[EncodedItem], *, num_samples: Sequence[int]) -> list[Waveform]:
         """Decode to waveforms [C, n], cut to `num_samples` each."""
@@ -280,30 +297,6 @@ class EncodecCodec:
     def describe(self) -> CodecFacts:
         """Return the facts that go into every file."""
         return _facts(self.model, self._recipe)
-
-
-def _facts(model: EncodecModel, recipe: CodecRecipe) -> CodecFacts:
-    config, provenance = model.config, model.provenance
-    assert provenance is not None, "load_codec reads the weights from files"
-    return CodecFacts(
-        name=recipe.model,
-        revision=provenance.revision or recipe.revision,
-        weights_sha256=provenance.weights_sha256,
-        file_sha256=dict(provenance.files),
-        config=config.to_dict(),
-        sample_rate=config.sampling_rate,
-        channels=config.audio_channels,
-        hop_length=config.hop_length,
-        frame_rate=config.frame_rate,
-        num_codebooks=config.n_q_for(recipe.bandwidth_kbps),
-        bandwidth_kbps=recipe.bandwidth_kbps,
-        codebook_size=config.codebook_size,
-        precision=recipe.precision,
-        windowed=config.chunk_length is not None,
-        grain_samples=config.chunk_stride or config.hop_length,
-        # A stream of a causal codec computes in fp32 alone; windows go through the batch encoder, as it is asked to.
-        streamed=why_not_streamed(config) is None and (config.chunk_length is not None or recipe.precision == "fp32"),
-    )
 
 
 def _first_windows(item: EncodedItem, num_windows: int) -> EncodedItem:

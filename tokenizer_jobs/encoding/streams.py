@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from encodec_core import Codes, StreamingEncoder
+from encodec_core import Codes
+from encodec_core.streaming import StreamingLanes
 from tokenizer_jobs.encoding.codec import Waveform
 from tokenizer_jobs.records import EncodedItem
 
@@ -19,26 +20,32 @@ WINDOWS_AT_ONCE = 32
 
 
 class CausalStream:
-    """One recording through a `StreamingEncoder`, which carries its state from push to push.
+    """One recording as a lane of `StreamingLanes`, which carries its state from push to push.
 
     Args:
-        encoder: At the beginning of a stream.
-        release: Takes the encoder back when the recording has ended; it is then at the beginning of another.
+        lanes: Of the codec.
     """
 
-    def __init__(self, encoder: StreamingEncoder, *, release: Callable[[StreamingEncoder], None]) -> None:
-        self._encoder = encoder
-        self._release = release
+    def __init__(self, lanes: StreamingLanes) -> None:
+        self._lanes = lanes
+        self._lane = lanes.start()
         self._codes: list[torch.Tensor] = []
 
     def push(self, waveform: Waveform) -> None:
         """Take the next samples [C, n], n >= 0."""
-        self._codes.append(self._encoder.push(torch.from_numpy(waveform)))
+        self._codes += self._lanes.push([(self._lane, torch.from_numpy(waveform))])
+
+    @staticmethod
+    def push_together(pushes: "Sequence[tuple[CausalStream, Waveform]]") -> None:
+        """Do as `push` for some streams of the same lanes, each there once."""
+        lanes = pushes[0][0]._lanes
+        codes = lanes.push([(stream._lane, torch.from_numpy(waveform)) for stream, waveform in pushes])
+        for (stream, _), own in zip(pushes, codes, strict=True):
+            stream._codes.append(own)
 
     def finish(self) -> EncodedItem:
         """End the recording and return its codes."""
-        self._codes.append(self._encoder.flush())
-        self._release(self._encoder)
+        self._codes += self._lanes.flush([self._lane])
         return EncodedItem(codes=np.concatenate([codes.numpy() for codes in self._codes], axis=1))
 
 

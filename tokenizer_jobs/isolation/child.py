@@ -4,25 +4,28 @@
     child          ◀ ready          ◀ decoded … ◀ end of run      ◀ decoded …          (ends)
 
 A run is one item, or the neighbouring cuts of one recording. What was decoded waits in the socket until the parent
-takes it, which holds the child back: it is one result ahead, or a few small ones.
+takes it, which holds the child back: it is one result ahead, or a few small ones. Runs that the child knows of beside
+the one in hand are read ahead, where their files are small and remote.
 """
 
 import pickle
+import select
 import signal
 import socket
 import struct
 import sys
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from tokenizer_jobs.decode import AudioTarget, decode_items
+from tokenizer_jobs.decode import AudioTarget, decode_items, opened_items
 from tokenizer_jobs.errors import TokenizerJobsError, TransientError
 from tokenizer_jobs.isolation.limits import DecodeLimits, alarmed, memory_limited
 from tokenizer_jobs.records import Item
 from tokenizer_jobs.source_config import SourceConfig
-from tokenizer_jobs.sources import Source, make_source
+from tokenizer_jobs.sources import ReadAhead, Source, make_source
 
 __all__ = ["Child", "EndOfRun", "OutOfMemory", "Raised", "Ready", "Run", "packed", "receive", "send", "serve"]
 
@@ -128,10 +131,11 @@ def serve() -> None:
 def _decode_runs(connection: socket.socket, *, child: Child, source: Source) -> OutOfMemory | Raised:
     """Send what runs decode to, until one cannot be."""
     try:
-        with memory_limited(child.limits):
+        with memory_limited(child.limits), ReadAhead(source) as ahead:
+            runs = _runs(connection, ahead)
             while True:
-                run = _next_run(connection)
-                decoded = decode_items(run, source=source, target=child.target)
+                run = next(runs)
+                decoded = decode_items(run, source=ahead, target=child.target)
                 for step in alarmed(decoded, items=run, limits=child.limits):
                     _send_on(connection, step)
                 _send_on(connection, EndOfRun())
@@ -139,6 +143,17 @@ def _decode_runs(connection: socket.socket, *, child: Child, source: Source) -> 
         return OutOfMemory(str(error))
     except Exception as error:  # noqa: BLE001  # a fault of the code or of the storage: the parent raises it
         return Raised(_as_sent(error))
+
+
+def _runs(connection: socket.socket, ahead: ReadAhead) -> Iterator[Run]:
+    """The runs that the parent asks for; they end with this process, when the parent is gone."""
+    asked, poller = deque[Run](), select.poll()
+    poller.register(connection, select.POLLIN)
+    while True:
+        while not asked or poller.poll(0):
+            asked.append(_next_run(connection))
+            ahead.expect(opened_items(asked[-1]))
+        yield asked.popleft()
 
 
 def _next_run(connection: socket.socket) -> Run:

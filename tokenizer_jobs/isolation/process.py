@@ -9,7 +9,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -20,10 +20,13 @@ from tokenizer_jobs.isolation.limits import PATIENCE
 
 __all__ = ["ChildLostError", "ChildProcess", "Clock"]
 
-RUNS_AHEAD = 2
-"""Runs that a child knows of beside the one in hand, so that it never waits to be asked."""
-AHEAD_BYTES = 1 << 15
-"""Larger requests wait until the child is idle: they could fill its socket while it waits for ours to be emptied."""
+RUNS_AHEAD = 32
+"""Runs that a child knows of beside the one in hand, so that it never waits to be asked and can read files ahead."""
+AHEAD_BYTES = 1 << 16
+"""Of requests for them. More could fill its socket while it waits for ours to be emptied; so the one in hand, which may
+be larger, is sent when the child is idle."""
+SOCKET_BYTES = 1 << 17
+"""Of requests that a socket holds, which takes more memory than they have bytes."""
 START_SECONDS = 300.0
 """For a child to start, which takes half a second on an idle machine."""
 MESSAGE_SECONDS = 300.0
@@ -73,8 +76,8 @@ class _Running:
     connection: socket.socket
     poller: select.poll
     is_ready: bool = False
-    num_asked: int = 0
-    """Runs that it knows of and has not ended."""
+    asked_bytes: deque[int] = field(default_factory=deque)
+    """Of the requests for runs that it knows of and has not ended."""
 
 
 class ChildProcess:
@@ -93,6 +96,8 @@ class ChildProcess:
         if self._running is not None:
             return
         connection, theirs = socket.socketpair()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BYTES)
         with theirs:
             process = _start(theirs.fileno())
         connection.settimeout(MESSAGE_SECONDS)
@@ -121,12 +126,14 @@ class ChildProcess:
     def ask(self, waiting: deque[Run]) -> None:
         """Tell the child what to decode now and next."""
         assert self._running is not None, "a child is awaited before it is asked"
-        while self._running.num_asked < min(len(waiting), 1 + RUNS_AHEAD):
-            parts = packed(waiting[self._running.num_asked])
-            if self._running.num_asked and sum(map(len, parts)) > AHEAD_BYTES:
+        asked = self._running.asked_bytes
+        while len(asked) < min(len(waiting), 1 + RUNS_AHEAD):
+            parts = packed(waiting[len(asked)])
+            num_bytes = sum(map(len, parts))
+            if asked and sum(asked) - asked[0] + num_bytes > AHEAD_BYTES:
                 return
             _send(self._running.connection, parts)
-            self._running.num_asked += 1
+            asked.append(num_bytes)
 
     def receive(self, clock: Clock) -> Any:
         """What the child says next.
@@ -164,7 +171,7 @@ class ChildProcess:
         if not isinstance(ending, EndOfRun):
             raise IntegrityError(f"a run was decoded to more than its items: {ending}")
         assert self._running is not None
-        self._running.num_asked -= 1
+        self._running.asked_bytes.popleft()
 
     def end(self, *, at_once: bool) -> int:
         """End the child, by its own will unless at once, and return its exit code; 0 where there is none."""

@@ -8,7 +8,7 @@ from itertools import groupby
 
 from tokenizer_jobs.item_table import ItemTable
 from tokenizer_jobs.planning.comparison import refuse_duplicates
-from tokenizer_jobs.records import Item, WorkUnit
+from tokenizer_jobs.records import Item, WorkUnit, read_together
 
 __all__ = ["plan_units", "read_together"]
 
@@ -66,13 +66,6 @@ def _cut(items: Iterable[Item], target_seconds: float) -> Iterator[tuple[Item, .
             seconds += cost
     if unit:
         yield tuple(unit)
-
-
-def read_together(item: Item) -> tuple[str, str, int]:
-    """What neighbouring items share that are read at once: the part of an input, or the recording that they cut."""
-    if item.source_group is not None:
-        return item.source_uri, "", item.source_group
-    return item.source_uri, item.source_member or "", item.source_row or 0
 
 
 def _cut_facts(item: Item) -> tuple[float | int | str | None, ...]:

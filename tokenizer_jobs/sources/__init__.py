@@ -14,10 +14,12 @@ from tokenizer_jobs.source_config import (
 from tokenizer_jobs.sources.header import HeaderFacts, probe
 from tokenizer_jobs.sources.listing import Listing, Source, list_names
 from tokenizer_jobs.sources.locations import is_stripped, lives_in_memory, local_locations, public_source
+from tokenizer_jobs.sources.read_ahead import ReadAhead
 
 __all__ = [
     "HeaderFacts",
     "Listing",
+    "ReadAhead",
     "Source",
     "is_stripped",
     "list_names",

@@ -75,7 +75,11 @@ class AudioFiles:
 
     def open(self, item: Item) -> IO[bytes]:
         """Open a file and check that it is the one that was planned; see `Source.open`."""
-        return open_planned(item, location=location_of(item.source_uri, self.config.paths))
+        return open_planned(item, location=self.file_location(item))
+
+    def file_location(self, item: Item) -> str:
+        """What opens the file of an item; see `HasFiles.file_location`."""
+        return location_of(item.source_uri, self.config.paths)
 
 
 def _in_batches(rows: Iterator[_Row]) -> Iterator[pa.RecordBatch]:

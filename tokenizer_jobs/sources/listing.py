@@ -13,7 +13,7 @@ from tokenizer_jobs.records import Item
 if TYPE_CHECKING:  # a worker needs no tables
     from tokenizer_jobs.item_table import ItemTable
 
-__all__ = ["Listing", "Source", "list_names"]
+__all__ = ["HasFiles", "Listing", "Source", "list_names"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +55,14 @@ class Source(Protocol):
             OSError: it is gone, forbidden or unreadable.
             TransientError: the storage failed.
         """
+
+
+@runtime_checkable
+class HasFiles(Protocol):
+    """A source of which items can be files of their own, opened from where they lie."""
+
+    def file_location(self, item: Item) -> str | None:
+        """What opens the file that an item is, or is a cut of; None: its bytes are a part of another file."""
 
 
 @runtime_checkable

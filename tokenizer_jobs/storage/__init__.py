@@ -1,6 +1,7 @@
 """The only room that knows where bytes live: local folders by calls of the operating system, the rest by fsspec."""
 
 from tokenizer_jobs.storage.faults import CredentialsError, local_write_faults
+from tokenizer_jobs.storage.fetching import Wanted, start_fetch
 from tokenizer_jobs.storage.inputs import SkippedEntry, SourceFile, list_source_files, open_source, stat_source
 from tokenizer_jobs.storage.numbering import listed_numbers, numbers_in
 from tokenizer_jobs.storage.outputs import STAGING_FOLDER, Storage, StoredFile, staged_by_the_dead, staging_name
@@ -13,6 +14,7 @@ __all__ = [
     "SourceFile",
     "Storage",
     "StoredFile",
+    "Wanted",
     "is_url",
     "list_source_files",
     "listed_numbers",
@@ -23,5 +25,6 @@ __all__ = [
     "public_uri",
     "staged_by_the_dead",
     "staging_name",
+    "start_fetch",
     "stat_source",
 ]

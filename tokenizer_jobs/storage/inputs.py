@@ -8,7 +8,7 @@ import re
 import stat
 import urllib.parse
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -19,7 +19,7 @@ from tokenizer_jobs.storage.systems import file_system
 from tokenizer_jobs.storage.trees import NoPermission, infos_below
 from tokenizer_jobs.storage.urls import local_path, public_uri
 
-__all__ = ["SkippedEntry", "SourceFile", "list_source_files", "open_source", "stat_source"]
+__all__ = ["SkippedEntry", "SourceFile", "list_source_files", "open_source", "stat_source", "version_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,10 +273,11 @@ def _web_file(system: Any, name: str, location: str, *, missing: ConfigError) ->
 
 
 def _remote_file(info: dict[str, Any], url: str) -> SourceFile:
-    return SourceFile(uri=public_uri(url), size_bytes=info.get("size"), etag=_etag(info), location=url)
+    return SourceFile(uri=public_uri(url), size_bytes=info.get("size"), etag=version_of(info), location=url)
 
 
-def _etag(info: dict[str, Any]) -> str | None:
+def version_of(info: Mapping[str, Any]) -> str | None:
+    """The storage's version of a file, by what it says of the file; None: it says nothing that could be one."""
     for key in (
         "ETag",
         "etag",

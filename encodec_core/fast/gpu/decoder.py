@@ -47,7 +47,7 @@ def decode_in_batches(
 
 
 def _decode(codes: Sequence[Tensor], decode: Callable[[Tensor], Tensor]) -> list[Tensor]:
-    found = attempt(lambda: list(decode(torch.stack(list(codes)))), num_items=len(codes))
+    found = attempt(lambda: list(decode(torch.stack(list(codes)))), can_shrink=len(codes) > 1)
     if found is not None:
         return found
     half = len(codes) // 2

@@ -36,7 +36,9 @@ logger = logging.getLogger(__name__)
 MAX_RUNNING = 2
 """Batches on the device at once: while one computes, the next one's audio is packed and sent."""
 TILE_SAMPLES = 2**20
-"""Samples in a tile of an item that is too long for the convolutions at once."""
+"""Samples in a tile of an item that is too long for the convolutions at once, where the budget allows so many."""
+SMALLEST_TILE = 2**16
+"""Where memory does not suffice for a tile of so many, there is nothing smaller to try."""
 FREE_ELSEWHERE = 2**33
 """Bytes that count as free on a device that does not say."""
 
@@ -108,7 +110,8 @@ class GpuEncoder:
             transfers=self._transfers,
             filler=filler,
         )
-        self._lanes = LaneEncoder(encoder, convolution_dtype=convolution_dtype, tile_samples=TILE_SAMPLES)
+        self._convolution_dtype = convolution_dtype
+        self._lanes: LaneEncoder | None = None
         self.num_padded_samples = 0
         """Samples, so far, with which `encode` filled items up to the longest of their convolution batch."""
 
@@ -124,15 +127,16 @@ class GpuEncoder:
     def encode(self, waveforms: Sequence[Tensor]) -> list[EncodedWaveform]:
         """Encode waveforms `[C, n]`, n > 0.
 
-        A batch for which the device has no memory is halved, and later ones are not made larger again.
+        A batch for which the device has no memory is halved, and later ones are not made larger again; an item that
+        does not fit alone goes through the convolutions in tiles, where the encoder can.
 
         Raises:
-            torch.OutOfMemoryError: a waveform alone does not fit.
+            torch.OutOfMemoryError: not even the smallest step fits.
         """
         encoded: dict[int, EncodedWaveform] = {}
         with _on(self._encoder.device):
             self._quantizer.choose_kernel()
-            short, long = self._by_route(waveforms)
+            short, long = self._by_route(waveforms, range(len(waveforms)))
             encoded.update(self._encode_short(waveforms, short))
             encoded.update(self._encode_long(waveforms, long))
         return [encoded[index] for index in range(len(waveforms))]
@@ -142,23 +146,23 @@ class GpuEncoder:
         """Return what `encode` quantizes: for each waveform `[D, t]`, on the device."""
         found: dict[int, Tensor] = {}
         with _on(self._encoder.device):
-            short, long = self._by_route(waveforms)
+            short, long = self._by_route(waveforms, range(len(waveforms)))
             for batch in self._plan(waveforms, short):
                 encoded = self._encode_frames(waveforms, batch)
                 for index, latents, length in zip(batch.items, encoded.latents, encoded.lengths, strict=True):
                     found[index] = latents[:, :length]
             for group in self._lane_groups(waveforms, long):
                 audio = [self._frames.load([waveforms[index]]).audio[0] for index in group]
-                found |= zip(group, self._lanes.encode(audio, finish=list), strict=True)
+                found |= zip(group, self._lane_encoder().encode(audio, finish=list), strict=True)
         return [found[index] for index in range(len(waveforms))]
 
-    def _by_route(self, waveforms: Sequence[Tensor]) -> tuple[list[int], list[int]]:
+    def _by_route(self, waveforms: Sequence[Tensor], indices: Sequence[int]) -> tuple[list[int], list[int]]:
         """Say which waveforms go through the convolutions whole, and which in tiles."""
         limit = self.budget.samples
         short: list[int] = []
         long: list[int] = []
-        for index, waveform in enumerate(waveforms):
-            is_long = self._encoder.can_be_tiled and waveform.shape[-1] > limit
+        for index in indices:
+            is_long = self._encoder.can_be_tiled and waveforms[index].shape[-1] > limit
             (long if is_long else short).append(index)
         return short, long
 
@@ -167,21 +171,27 @@ class GpuEncoder:
     ) -> Iterator[tuple[int, EncodedWaveform]]:
         waiting = deque(self._plan(waveforms, indices))
         running: deque[_Running] = deque()
+        too_long: list[int] = []
         while waiting:
             batch = waiting.popleft()
-            started = attempt(partial(self._start, waveforms, batch), num_items=len(batch.items))
+            can_shrink = self._can_shrink(waveforms, batch.items)
+            started = attempt(partial(self._start, waveforms, batch), can_shrink=can_shrink)
             if started is None:
                 while running:
                     yield from running.popleft().wait()
                 self._halve_budget(waveforms, batch)
-                left = [*batch.items, *(index for other in waiting for index in other.items)]
+                left, long = self._by_route(
+                    waveforms, [*batch.items, *(index for other in waiting for index in other.items)]
+                )
                 waiting = deque(self._plan(waveforms, left))
+                too_long += long
                 continue
             running.append(started)
             if len(running) == MAX_RUNNING:
                 yield from running.popleft().wait()
         while running:
             yield from running.popleft().wait()
+        yield from self._encode_long(waveforms, too_long)
 
     def _encode_long(
         self, waveforms: Sequence[Tensor], indices: Sequence[int]
@@ -189,12 +199,17 @@ class GpuEncoder:
         waiting = deque(self._lane_groups(waveforms, indices))
         while waiting:
             group = waiting.popleft()
-            found = attempt(partial(self._run_lanes, waveforms, group), num_items=len(group))
-            if found is None:
+            tile = self._tile_samples()
+            can_shrink = len(group) > 1 or tile > SMALLEST_TILE
+            found = attempt(partial(self._run_lanes, waveforms, group), can_shrink=can_shrink)
+            if found is not None:
+                yield from zip(group, found, strict=True)
+            elif len(group) > 1:
                 half = len(group) // 2
                 waiting.extendleft([group[half:], group[:half]])
-                continue
-            yield from zip(group, found, strict=True)
+            else:
+                self._limit(samples=tile // 2, frames=self.budget.frames)
+                waiting.appendleft(group)
 
     def _plan(self, waveforms: Sequence[Tensor], indices: Sequence[int]) -> list[FrameBatch]:
         batches = plan_batches(
@@ -225,17 +240,27 @@ class GpuEncoder:
         return self._frames.encode(waveforms, batch, max_lstm_frames=max(1, self.budget.frames // 4))
 
     def _lane_groups(self, waveforms: Sequence[Tensor], indices: Sequence[int]) -> list[list[int]]:
-        groups = self._lanes.groups([waveforms[index].shape[-1] for index in indices])
+        groups = self._lane_encoder().groups([waveforms[index].shape[-1] for index in indices])
         return [[indices[place] for place in group] for group in groups]
 
     def _run_lanes(self, waveforms: Sequence[Tensor], indices: Sequence[int]) -> list[EncodedWaveform]:
         loaded = [self._frames.load([waveforms[index]]) for index in indices]
-        codes = self._lanes.encode([group.audio[0] for group in loaded], finish=self._quantize)
+        codes = self._lane_encoder().encode([group.audio[0] for group in loaded], finish=self._quantize)
         scales = [None if group.scales is None else group.scales[0].cpu() for group in loaded]
         return [
             EncodedWaveform(codes=one.cpu().view(torch.uint16), scale=scale)
             for one, scale in zip(codes, scales, strict=True)
         ]
+
+    def _lane_encoder(self) -> LaneEncoder:
+        if self._lanes is None:
+            self._lanes = LaneEncoder(
+                self._encoder, convolution_dtype=self._convolution_dtype, tile_samples=self._tile_samples()
+            )
+        return self._lanes
+
+    def _tile_samples(self) -> int:
+        return max(SMALLEST_TILE, min(TILE_SAMPLES, self.budget.samples))
 
     def _quantize(self, latents: list[Tensor]) -> list[Tensor]:
         codes = self._quantizer.encode(torch.cat([piece.t() for piece in latents]))
@@ -255,18 +280,25 @@ class GpuEncoder:
         ramp = torch.linspace(-1, 1, num_samples, dtype=self._encoder.dtype)
         return self._frames.convolve(self._frames.load([ramp.expand(first.weight.shape[1], num_samples)]))
 
+    def _can_shrink(self, waveforms: Sequence[Tensor], indices: Sequence[int]) -> bool:
+        is_alone = len(indices) == 1
+        return not is_alone or (self._encoder.can_be_tiled and waveforms[indices[0]].shape[-1] > SMALLEST_TILE)
+
     def _halve_budget(self, waveforms: Sequence[Tensor], batch: FrameBatch) -> None:
-        """Allow half of what was too much, which leaves at least one item less in a batch."""
+        """Allow half of what was too much, which leaves at least one item less in a batch, or sends one into tiles."""
         longest = [waveforms[group[0]].shape[-1] for group in batch.groups]
         samples = max(len(group) * length for group, length in zip(batch.groups, longest, strict=True))
         frames = len(batch.items) * -(-longest[0] // self._frames.hop_length)
-        self._budget = Budget(samples=max(1, samples // 2), frames=max(1, frames // 2))
         logger.warning(
-            "%s has no memory for %d items of up to %d samples; from now on batches have at most %d samples and %d "
-            "frames",
+            "%s has no memory for %d items of up to %d samples", self._encoder.device, len(batch.items), longest[0]
+        )
+        self._limit(samples=samples // 2, frames=frames // 2)
+
+    def _limit(self, *, samples: int, frames: int) -> None:
+        self._budget, self._lanes = Budget(samples=max(1, samples), frames=max(1, frames)), None
+        logger.warning(
+            "from now on batches on %s have at most %d samples and %d frames",
             self._encoder.device,
-            len(batch.items),
-            longest[0],
             self._budget.samples,
             self._budget.frames,
         )

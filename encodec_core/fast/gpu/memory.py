@@ -38,8 +38,17 @@ SHARE = 0.3
 PROBE_SAMPLES = 2**18
 LIKELY_FACTOR = 3
 """A measurement this much above what the shapes say means a library that trades memory for speed."""
-NO_MEMORY = ("out of memory", "ALLOC_FAILED", "unable to find an engine", "Unable to find a valid cuDNN algorithm")
-"""What torch says, beside `torch.OutOfMemoryError`, where a library found no room for its workspace."""
+NO_MEMORY = (
+    "out of memory",
+    "ALLOC_FAILED",
+    "NOT_INITIALIZED",
+    "CUDNN_STATUS_INTERNAL_ERROR",
+    "unable to find an engine",
+    "Unable to find a valid cuDNN algorithm",
+)
+"""What torch says, beside `torch.OutOfMemoryError`, where a library found no room for its workspace, its handle or its
+kernels (`CUBLAS_STATUS_NOT_INITIALIZED`; github.com/pytorch/pytorch/issues/81620 for cuDNN's internal error, of which
+`..._DEVICE_ALLOCATION_FAILED` is a kind). Where it is something else, smaller batches fail too, down to the last."""
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
@@ -47,16 +56,20 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(phrase in str(error) for phrase in NO_MEMORY)
 
 
-def attempt(run: Callable[[], Result], *, num_items: int) -> Result | None:
-    """Return what `run` returns; None: there was no memory for so many items, and what filled it is free again.
+def attempt(run: Callable[[], Result], *, can_shrink: bool) -> Result | None:
+    """Return what `run` returns; None: there was no memory for it, and what filled it is free again.
+
+    Args:
+        run: takes memory.
+        can_shrink: whether there is something smaller to try.
 
     Raises:
-        RuntimeError: whatever `run` raises for one item, or for another reason.
+        RuntimeError: whatever `run` raises where nothing smaller is left, or for another reason.
     """
     try:
         return run()
     except RuntimeError as error:
-        if num_items == 1 or not is_out_of_memory(error):
+        if not can_shrink or not is_out_of_memory(error):
             raise
     # Here, because the error held on to what `run` had allocated.
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
@@ -108,9 +121,14 @@ def choose_budget(*, free: int, per_sample: int, per_frame: int) -> Budget:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the bytes of a CUDA device that this process could have: free ones, and those its allocator keeps."""
-    free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    """Return the bytes of a CUDA device that this process could have: free ones, and those its allocator keeps.
+
+    `torch.cuda.set_per_process_memory_fraction`, by which processes share a device, counts.
+    """
+    free, total = torch.cuda.mem_get_info(device)
+    reserved = torch.cuda.memory_reserved(device)
+    still_allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total) - reserved
+    return max(0, min(free, still_allowed)) + reserved - torch.cuda.memory_allocated(device)
 
 
 def measured_bytes_per_sample(run: Callable[[int], object], *, device: torch.device, expected: int) -> int:
@@ -119,15 +137,18 @@ def measured_bytes_per_sample(run: Callable[[int], object], *, device: torch.dev
     Args:
         run: sends so many samples through the convolutions.
         device: a CUDA device.
-        expected: bytes, from the shapes.
+        expected: bytes, from the shapes; where there is no room to measure, `LIKELY_FACTOR` times as many are returned.
     """
-    run(PROBE_SAMPLES)  # loads libraries, which take memory once
-    torch.cuda.synchronize(device)
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    run(PROBE_SAMPLES)
-    torch.cuda.synchronize(device)
-    measured = (torch.cuda.max_memory_allocated(device) - before) // PROBE_SAMPLES
+    measured = attempt(lambda: _peak_bytes(run, device=device) // PROBE_SAMPLES, can_shrink=True)
+    if measured is None:
+        measured = LIKELY_FACTOR * expected
+        logger.warning(
+            "%s has no memory for %d samples, by which batches would be sized; a sample is taken to need %d bytes",
+            device,
+            PROBE_SAMPLES,
+            measured,
+        )
+        return measured
     if not expected <= measured <= LIKELY_FACTOR * expected:
         logger.warning(
             "a sample takes %d bytes on %s, %d by the shapes of the layers; batches are sized by the larger",
@@ -136,6 +157,16 @@ def measured_bytes_per_sample(run: Callable[[int], object], *, device: torch.dev
             expected,
         )
     return max(measured, expected)
+
+
+def _peak_bytes(run: Callable[[int], object], *, device: torch.device) -> int:
+    run(PROBE_SAMPLES)  # loads libraries, which take memory once
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    run(PROBE_SAMPLES)
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def _first_conv(encoder: FoldedEncoder) -> FoldedConv:

@@ -47,7 +47,9 @@ def quantize_level(residual: Tensor, entries: Tensor, squares: Tensor, *, codes:
     )
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+# One variant whatever the number of frames and wherever the codes begin: another would be compiled in the middle of a
+# job, where nobody falls back.
+@triton.jit(do_not_specialize=["num_frames", "codes"])  # type: ignore[untyped-decorator]
 def _quantize_level(  # type: ignore[no-untyped-def]
     residual,
     entries,

@@ -99,8 +99,12 @@ class Manifests:
 
     def open(self, item: Item) -> IO[bytes]:
         """Open a recording and check that it is the one that was planned; see `Source.open`."""
+        return open_planned(item, location=self.file_location(item))
+
+    def file_location(self, item: Item) -> str:
+        """What opens the recording of an item; see `HasFiles.file_location`."""
         given = self.config.paths if self.config.root is None else (self.config.root,)
-        return open_planned(item, location=private_location(location_of(item.source_uri, ()), given))
+        return private_location(location_of(item.source_uri, ()), given)
 
     def _manifests(self, skipped: Counter[str]) -> tuple[_Manifest, ...]:
         """Every manifest under every path, in the order of the paths, then of the names."""

@@ -74,9 +74,10 @@ class HubRows:
 
     def open(self, item: Item) -> IO[bytes]:
         """Open the audio of a row, or the file that it names; see `Source.open`."""
+        file_location = self.file_location(item)
+        if file_location is not None:
+            return open_source(file_location)
         location = location_of(item.source_uri, ())
-        if item.source_row is None:
-            return open_source(location)
         return open_row(
             item,
             location=location,
@@ -84,6 +85,10 @@ class HubRows:
             is_arrow=_is_arrow(location),
             readers=self._readers,
         )
+
+    def file_location(self, item: Item) -> str | None:
+        """What opens the file that a row names; see `HasFiles.file_location`."""
+        return location_of(item.source_uri, ()) if item.source_row is None else None
 
     def _splits(self) -> Mapping[str, Iterable[str]]:
         """The locations of the files of each split, in order."""

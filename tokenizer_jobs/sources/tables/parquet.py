@@ -64,11 +64,18 @@ class ParquetRows:
 
     def open(self, item: Item) -> IO[bytes]:
         """Open the audio of a row, or the file that it names; see `Source.open`."""
-        if item.source_row is None:
-            given = self.config.paths if self.config.root is None else (self.config.root,)
-            return open_source(private_location(location_of(item.source_uri, ()), given))
+        file_location = self.file_location(item)
+        if file_location is not None:
+            return open_source(file_location)
         location = location_of(item.source_uri, self.config.paths)
         return open_row(item, location=location, base=self._base(location), is_arrow=False, readers=self._readers)
+
+    def file_location(self, item: Item) -> str | None:
+        """What opens the file that a row names; see `HasFiles.file_location`."""
+        if item.source_row is not None:
+            return None
+        given = self.config.paths if self.config.root is None else (self.config.root,)
+        return private_location(location_of(item.source_uri, ()), given)
 
     def _base(self, location: str) -> str:
         return folder_of(location) if self.config.root is None else _absolute(self.config.root)
