@@ -3,7 +3,10 @@
 Letters in shapes: C channels, T time steps, N blocks of 16 channels.
 """
 
+import copy
 from dataclasses import dataclass
+from itertools import accumulate
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -13,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from encodec_core.fast.layers import FoldedBlock, FoldedConv, Stage
+from encodec_core.fast.native import programs
 from encodec_core.fast.native.blocked import BlockedConv, activate
 from encodec_core.fast.native.chain import Chain, Workspace, can_be_blocked
+from encodec_core.fast.native.program import Program
 from encodec_core.fast.native.terms import PRODUCT_NUMBERS
 from encodec_core.modules.conv import extra_padding, pad1d
 from tests.encodec_core.native_parts import (
@@ -255,6 +260,33 @@ def test_a_chain_gives_the_same_wherever_an_item_is_cut(
         assert num_unequal_bits(push_in_pieces(chain, x, cuts, num_steps=known), whole) == 0
         expected = run_plainly(stages, x)
         assert (from_blocked(whole, 20) - expected).abs().max() < 1e-5 * expected.abs().max().clamp(min=1.0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(shape=any_chain, sizes=st.lists(st.integers(0, 5), min_size=2, max_size=5), last=st.integers(1, 30))
+def test_programs_have_the_bits_of_single_calls(shape: dict[str, bool | str], sizes: list[int], last: int) -> None:
+    """A push that comes again, of the first or of a later item, is a program; early stages take it in pieces."""
+    with patch.object(programs, "PIECE_STEPS", 12), patch.object(programs, "MAX_EARLY_WEIGHTS", 24 * 24 * 3):
+        chain = Chain(chain_of(**shape), is_audio=True)  # type: ignore[arg-type]
+        cuts = list(accumulate(12 * size for size in sizes))
+        x = normal(1, cuts[-1] + last, seed=last)
+        whole = push_in_pieces(chain, x, [], num_steps=None)
+        for _ in range(3):
+            assert num_unequal_bits(push_in_pieces(chain, x, cuts, num_steps=None), whole) == 0
+        copied = copy.deepcopy(chain)
+        del chain
+        for _ in range(3):
+            assert num_unequal_bits(push_in_pieces(copied, x, cuts, num_steps=None), whole) == 0
+
+
+@pytest.mark.parametrize("shortcut", [True, False])
+def test_a_push_that_comes_again_is_one_call(shortcut: bool) -> None:
+    chain = Chain(chain_of(causal=True, pad_mode="reflect", shortcut=shortcut), is_audio=True)
+    x, cuts = normal(1, 500, seed=1), [240, 480]
+    push_in_pieces(chain, x, cuts, num_steps=None)
+    with patch.object(Program, "run", autospec=True, side_effect=Program.run) as run:
+        push_in_pieces(chain, x, cuts, num_steps=None)
+    assert run.call_count == 2, "all but the last one"
 
 
 @pytest.mark.parametrize("causal", [True, False])

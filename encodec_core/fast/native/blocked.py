@@ -81,7 +81,7 @@ class BlockedConv:
         self._width = 1 if is_audio else BLOCK
         self.in_blocks = self._in_channels if is_audio else num_blocks(self._in_channels)
         self.out_blocks = num_blocks(out_channels)
-        self._bias = functional.pad(conv.bias, (0, self.out_blocks * BLOCK - out_channels))
+        self.bias = functional.pad(conv.bias, (0, self.out_blocks * BLOCK - out_channels))
         self._packed = [
             pack(conv.weight, terms(self._in_channels, self._kernel_size), dilation=conv.dilation, width=self._width)
             for terms in (onednn_terms, product_terms)
@@ -121,7 +121,7 @@ class BlockedConv:
                 "cut long recordings, or give the config a chunk_length_s"
             )
         num_rows = (x.shape[1] - self.conv.span) // self.conv.stride + 1
-        packed = self._packed[self._takes_product(item_steps)]
+        packed = self.packed(item_steps)
         failed = loaded_kernels().encodec_convolve(
             pointer(x),
             x.stride(0),
@@ -130,7 +130,7 @@ class BlockedConv:
             pointer(packed.chain_ends),
             packed.chain_ends.numel(),
             pointer(packed.weights),
-            pointer(self._bias),
+            pointer(self.bias),
             self.conv.stride * self._width,
             num_rows,
             self.out_blocks,
@@ -139,7 +139,12 @@ class BlockedConv:
         if failed:
             raise MemoryError("no memory for the offsets of a convolution's terms")
 
-    def _takes_product(self, item_steps: int | None) -> bool:
+    def packed(self, item_steps: int | None) -> PackedTerms:
+        """Return the weights in the order in which torch adds for an item of so many time steps; None: many."""
+        return self._packed[self.takes_product(item_steps)]
+
+    def takes_product(self, item_steps: int | None) -> bool:
+        """Whether torch convolves such an item as a matrix product."""
         num_numbers = 2**62 if item_steps is None else self._in_channels * item_steps
         return torch_takes_product(num_numbers, kernel_size=self._kernel_size, stride=self.conv.stride)
 

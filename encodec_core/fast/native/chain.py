@@ -14,6 +14,8 @@ from encodec_core.fast.layers import DecoderStage, FoldedBlock, FoldedConv, Fold
 from encodec_core.fast.native.audio import AudioConv
 from encodec_core.fast.native.blocked import BlockedConv, BlockedNorm, activate
 from encodec_core.fast.native.inlet import Arena, Inlet, Intake, start_inlet
+from encodec_core.fast.native.program import ProgramStage
+from encodec_core.fast.native.programs import Programs
 from encodec_core.fast.native.shared_object import floats
 from encodec_core.fast.native.terms import BLOCK
 from encodec_core.fast.native.upsampling import BlockedUpsampling
@@ -48,6 +50,7 @@ class Workspace:
     scratch: Arena = field(default_factory=Arena)
     """Of the convolutions inside a block."""
     norms: Arena = field(default_factory=Arena)
+    programs: Arena = field(default_factory=Arena)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +93,7 @@ class Chain:
             _stage(stage, is_audio=is_audio and place == 0, ends_in_audio=ends_in_audio and place == len(stages) - 1)
             for place, stage in enumerate(stages)
         ]
+        self._programs = Programs([stage.of_program() for stage in self._stages])
 
     @property
     def out_blocks(self) -> int:
@@ -119,6 +123,12 @@ class Chain:
         Returns:
             `[N', T', W']`: what could be computed now.
         """
+        program = None if is_last or _has_waiting(states) else self._programs.find(x, _inlets(states))
+        if program is not None:
+            room = floats(self.out_blocks, program.num_ready, BLOCK) if into is None else into
+            result = room[:, : program.num_ready]
+            program.run(x, _inlets(states), result, workspace.programs)
+            return result
         opened = self._stages[0].open(states[0], x.shape[1], workspace.inputs[0], is_last=is_last)
         _fill(opened, x)
         for place, stage in enumerate(self._stages):
@@ -135,6 +145,14 @@ class Chain:
         return result
 
 
+def _has_waiting(states: ChainState) -> bool:
+    return any(isinstance(state, _BlockState) and state.shortcut is not None for state in states)
+
+
+def _inlets(states: ChainState) -> list[Inlet]:
+    return [inlet for state in states for inlet in ((state,) if isinstance(state, Inlet) else state.inlets)]
+
+
 class _NormedConv:
     """A convolution and the norm after it, if it has one."""
 
@@ -147,6 +165,11 @@ class _NormedConv:
         self._norm = None if conv.norm is None else BlockedNorm(conv.norm)
         self.in_blocks, self.out_blocks = self._blocked.in_blocks, self._blocked.out_blocks
         self.width = self._blocked.width
+
+    @property
+    def of_program(self) -> BlockedConv | None:
+        """What a program needs to know; None: it has a norm, which no program has."""
+        return self._blocked if self._norm is None else None
 
     def start(self, num_steps: int | None) -> tuple[Inlet, int | None]:
         """Return the state before an item of so many time steps (None: not known), and how many come out."""
@@ -187,6 +210,13 @@ class _ConvStage:
         self._conv = conv
         self.out_blocks, self.out_width = conv.out_blocks, conv.out_width
 
+    def of_program(self) -> ProgramStage | None:
+        """Return what programs need to know; None: they cannot have this stage."""
+        conv = self._conv.of_program if isinstance(self._conv, _NormedConv) else None
+        if conv is None:
+            return None
+        return ProgramStage(convs=(conv,), is_block=False, elu_before=self._conv.elu_before, shortcut=None)
+
     def start(self, num_steps: int | None) -> tuple[_StageState, int | None]:
         """Return the state before an item of so many time steps (None: not known), and how many come out."""
         return self._conv.start(num_steps)
@@ -224,6 +254,20 @@ class _BlockStage:
         self._shortcut = None if block.shortcut is None else _NormedConv(block.shortcut)
         self._blocks = self._convs[0].in_blocks
         self.out_blocks = self._convs[-1].out_blocks
+
+    def of_program(self) -> ProgramStage | None:
+        """See `_ConvStage.of_program`."""
+        convs = [conv.of_program for conv in (*self._convs, *([self._shortcut] if self._shortcut else []))]
+        plain = tuple(conv for conv in convs if conv is not None)
+        if len(plain) < len(convs):
+            return None
+        num_convs = len(self._convs)
+        return ProgramStage(
+            convs=plain[:num_convs],
+            is_block=True,
+            elu_before=True,
+            shortcut=plain[num_convs] if self._shortcut else None,
+        )
 
     def start(self, num_steps: int | None) -> tuple[_StageState, int | None]:
         """See `_ConvStage.start`."""

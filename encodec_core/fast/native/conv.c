@@ -33,15 +33,14 @@ typedef struct {
 /* `rows` time steps from `row` on, `panel` blocks of channels from `block` on. */
 ENCODEC_INLINE void convolve_rows(const convolution *call, const float *weights, const float *bias, int64_t row,
                                   int64_t block, const int64_t row_step, const int rows, const int panel) {
-    __m512 total[24][2], sum[24][2];
+    __m512 sum[24][2], start[2];
+    float totals[24 * 2 * ENCODEC_BLOCK] __attribute__((aligned(64))); /* there are no registers for them */
     const float *const input = call->input + row * row_step;
-    for (int v = 0; v < panel; v++) {
-        const __m512 start = call->late_bias ? _mm512_setzero_ps() : _mm512_loadu_ps(bias + v * ENCODEC_BLOCK);
-#pragma GCC unroll 24
-        for (int r = 0; r < rows; r++) total[r][v] = start;
-    }
+    const int64_t last = call->num_chunks - 1;
+    for (int v = 0; v < panel; v++)
+        start[v] = call->late_bias ? _mm512_setzero_ps() : _mm512_loadu_ps(bias + v * ENCODEC_BLOCK);
     int64_t term = 0;
-    for (int64_t chunk = 0; chunk < call->num_chunks; chunk++) {
+    for (int64_t chunk = 0;; chunk++) {
         const int64_t end = call->chunk_ends[chunk];
 #pragma GCC unroll 24
         for (int r = 0; r < rows; r++)
@@ -56,32 +55,53 @@ ENCODEC_INLINE void convolve_rows(const convolution *call, const float *weights,
                 for (int v = 0; v < panel; v++) sum[r][v] = _mm512_fmadd_ps(value, weight[v], sum[r][v]);
             }
         }
+        if (chunk == last) break;
+        if (chunk > 0) {
+#pragma GCC unroll 24
+            for (int r = 0; r < rows; r++)
+                for (int v = 0; v < panel; v++) {
+                    float *const total = totals + (r * panel + v) * ENCODEC_BLOCK;
+                    _mm512_store_ps(total, _mm512_add_ps(_mm512_load_ps(total), sum[r][v]));
+                }
+        } else {
+#pragma GCC unroll 24
+            for (int r = 0; r < rows; r++)
+                for (int v = 0; v < panel; v++)
+                    _mm512_store_ps(totals + (r * panel + v) * ENCODEC_BLOCK, _mm512_add_ps(start[v], sum[r][v]));
+        }
+    }
+    /* The last chunk's, or the only one's, are in registers still. */
+    if (last > 0) {
 #pragma GCC unroll 24
         for (int r = 0; r < rows; r++)
-            for (int v = 0; v < panel; v++) total[r][v] = _mm512_add_ps(total[r][v], sum[r][v]);
-    }
+            for (int v = 0; v < panel; v++)
+                sum[r][v] = _mm512_add_ps(_mm512_load_ps(totals + (r * panel + v) * ENCODEC_BLOCK), sum[r][v]);
+    } else {
 #pragma GCC unroll 24
-    for (int r = 0; r < rows; r++)
-        for (int v = 0; v < panel; v++) {
-            const int64_t place = (row + r) * call->output_step;
-            __m512 output = total[r][v];
+        for (int r = 0; r < rows; r++)
+            for (int v = 0; v < panel; v++) sum[r][v] = _mm512_add_ps(start[v], sum[r][v]);
+    }
+    for (int v = 0; v < panel; v++) {
+        const int64_t place = row * call->output_step;
+        float *const raw = call->raw ? call->raw + (block + v) * call->raw_block + place : NULL;
+        float *const activated = call->activated ? call->activated + (block + v) * call->activated_block + place : NULL;
+        float *const first = raw ? raw : activated;
+#pragma GCC unroll 24
+        for (int r = 0; r < rows; r++) {
+            __m512 output = sum[r][v];
             if (call->late_bias)
                 output = _mm512_add_ps(output, _mm512_loadu_ps(call->late_bias + (block + v) * ENCODEC_BLOCK));
             if (call->residual)
-                output = _mm512_add_ps(output, _mm512_loadu_ps(call->residual + (block + v) * call->residual_block + place));
-            if (call->raw) _mm512_storeu_ps(call->raw + (block + v) * call->raw_block + place, output);
-            if (call->activated) total[r][v] = output;
+                output = _mm512_add_ps(output, _mm512_loadu_ps(call->residual + (block + v) * call->residual_block +
+                                                               place + r * call->output_step));
+            if (first) _mm512_storeu_ps(first + r * call->output_step, output);
         }
-    if (call->activated)
-        for (int v = 0; v < panel; v++) {
-            float *const activated = call->activated + (block + v) * call->activated_block + row * call->output_step;
-            float values[24 * ENCODEC_BLOCK] __attribute__((aligned(64)));
-#pragma GCC unroll 24
-            for (int r = 0; r < rows; r++) _mm512_store_ps(values + r * ENCODEC_BLOCK, total[r][v]);
+        /* From memory: as many chains of the ELU as there are rows would need more registers than there are. */
+        if (activated)
             for (int r = 0; r < rows; r++)
                 _mm512_storeu_ps(activated + r * call->output_step,
-                                 encodec_elu_vector(_mm512_load_ps(values + r * ENCODEC_BLOCK)));
-        }
+                                 encodec_elu_vector(_mm512_loadu_ps(first + r * call->output_step)));
+    }
 }
 
 typedef void (*rows_function)(const convolution *, const float *, const float *, int64_t, int64_t, int64_t);
@@ -231,4 +251,72 @@ ENCODEC_EXPORT int encodec_upsample(const float *input, int64_t input_block, con
 ENCODEC_EXPORT void encodec_elu(const float *input, float *output, int64_t count) {
     for (int64_t place = 0; place < count; place += ENCODEC_BLOCK)
         _mm512_storeu_ps(output + place, encodec_elu_vector(_mm512_loadu_ps(input + place)));
+}
+
+/* Where a call of a program reads or writes. */
+typedef struct {
+    int64_t tensor; /* its place in the list of tensors, or -1: none */
+    int64_t offset; /* floats from the tensor's start */
+    int64_t block;  /* floats from one block to the next, or -1: as the list says */
+} encodec_place;
+
+/* Eight bytes a field. Of calls that are no convolution only `does`, input, num_rows (floats of a block), num_blocks
+ * and raw count. */
+typedef struct {
+    int64_t does;
+    encodec_place input;
+    const int32_t *term_blocks, *term_places, *chunk_ends;
+    int64_t num_chunks;
+    const float *weights, *bias;
+    int64_t row_step, num_rows, num_blocks;
+    encodec_place residual, raw, activated;
+} encodec_call;
+
+enum { DOES_CONVOLVE, DOES_COPY, DOES_ELU, DOES_ZERO };
+
+typedef struct {
+    float *start;
+    int64_t block;
+} encodec_tensor;
+
+static float *start_of(const encodec_place *place, const encodec_tensor *tensors) {
+    return place->tensor < 0 ? NULL : tensors[place->tensor].start + place->offset;
+}
+
+static int64_t block_of(const encodec_place *place, const encodec_tensor *tensors) {
+    return place->tensor < 0 ? 0 : place->block < 0 ? tensors[place->tensor].block : place->block;
+}
+
+static void fill_blocks(const encodec_call *call, const encodec_tensor *tensors) {
+    const size_t count = (size_t)call->num_rows;
+    for (int64_t block = 0; block < call->num_blocks; block++) {
+        float *const to = start_of(&call->raw, tensors) + block * block_of(&call->raw, tensors);
+        if (call->does == DOES_ZERO) {
+            memset(to, 0, count * sizeof *to);
+            continue;
+        }
+        const float *const from = start_of(&call->input, tensors) + block * block_of(&call->input, tensors);
+        if (call->does == DOES_COPY)
+            memcpy(to, from, count * sizeof *to);
+        else
+            encodec_elu(from, to, call->num_rows);
+    }
+}
+
+/* Make calls one after the other, on tensors that the places name. Returns 0, or -1 without memory. */
+ENCODEC_EXPORT int encodec_run(const encodec_call *calls, int64_t num_calls, const encodec_tensor *tensors) {
+    for (const encodec_call *call = calls; call < calls + num_calls; call++) {
+        if (call->does != DOES_CONVOLVE) {
+            fill_blocks(call, tensors);
+            continue;
+        }
+        const int failed = encodec_convolve(
+            start_of(&call->input, tensors), block_of(&call->input, tensors), call->term_blocks, call->term_places,
+            call->chunk_ends, call->num_chunks, call->weights, call->bias, call->row_step, call->num_rows,
+            call->num_blocks, start_of(&call->residual, tensors), block_of(&call->residual, tensors),
+            start_of(&call->raw, tensors), block_of(&call->raw, tensors), start_of(&call->activated, tensors),
+            block_of(&call->activated, tensors));
+        if (failed) return failed;
+    }
+    return 0;
 }

@@ -1,69 +1,57 @@
 /* ELU with the bits of torch's: its exponential minus one is Sleef's `expm1f`, of 1.0 units in the last place, which
  * carries two floats (Shibata and Petrogalli, "SLEEF: A Portable Vectorized Library of C Standard Mathematical
- * Functions", 2020). Here for arguments that are not positive alone. */
+ * Functions", 2020). Here for arguments that are not positive alone, and in fewer operations: where a fused
+ * multiply-add gives the error of a sum at once, and in the order in which the small parts are added. That no result
+ * changes was found by trying all 2^32 patterns. */
 #ifndef ENCODEC_ELU_H
 #define ENCODEC_ELU_H
 
 #include "kernels.h"
 
-typedef struct {
-    __m512 high, low;
-} encodec_pair;
-
 ENCODEC_INLINE __m512 encodec_set(float value) { return _mm512_set1_ps(value); }
 
-/* The sum of x, y and `low`, where |x| >= |y|. What x + y leaves over is a float, so that Sleef's six operations for any
- * order of magnitudes give the same. */
-ENCODEC_INLINE encodec_pair encodec_add(__m512 x, __m512 y, __m512 low) {
-    const __m512 sum = _mm512_add_ps(x, y);
-    return (encodec_pair){sum, _mm512_add_ps(_mm512_sub_ps(y, _mm512_sub_ps(sum, x)), low)};
+/* What the sum a + x y, rounded, leaves over, where |a| >= |x y|. */
+ENCODEC_INLINE __m512 encodec_left_over(__m512 x, __m512 y, __m512 a, __m512 sum) {
+    return _mm512_fmadd_ps(x, y, _mm512_sub_ps(a, sum));
 }
 
-ENCODEC_INLINE encodec_pair encodec_multiply(encodec_pair x, encodec_pair y) {
-    const __m512 product = _mm512_mul_ps(x.high, y.high);
-    const __m512 rest = _mm512_fmsub_ps(x.high, y.high, product);
-    return (encodec_pair){product, _mm512_fmadd_ps(x.high, y.low, _mm512_fmadd_ps(x.low, y.high, rest))};
-}
-
-ENCODEC_INLINE encodec_pair encodec_square(encodec_pair x) {
-    const __m512 product = _mm512_mul_ps(x.high, x.high);
-    const __m512 rest = _mm512_fmsub_ps(x.high, x.high, product);
-    return (encodec_pair){product, _mm512_fmadd_ps(_mm512_add_ps(x.high, x.high), x.low, rest)};
-}
-
-/* exp(x) - 1 for x <= 0. */
-ENCODEC_INLINE __m512 encodec_expm1(__m512 x) {
-    const __m512 exponent = _mm512_roundscale_ps(_mm512_mul_ps(x, encodec_set(1.442695040888963407f)), 0);
-    /* Exact: the constant, the first bits of ln 2, has few digits. */
-    const __m512 reduced = _mm512_fmadd_ps(exponent, encodec_set(-0.693145751953125f), x);
-    const __m512 tail = _mm512_mul_ps(exponent, encodec_set(-1.428606765330187045e-06f));
-    encodec_pair s;
-    s.high = _mm512_add_ps(reduced, tail);
-    s.low = _mm512_add_ps(_mm512_sub_ps(reduced, s.high), tail);
-    __m512 u = encodec_set(0.1980960224e-3f);
-    u = _mm512_fmadd_ps(u, s.high, encodec_set(0.1394256484e-2f));
-    u = _mm512_fmadd_ps(u, s.high, encodec_set(0.8333456703e-2f));
-    u = _mm512_fmadd_ps(u, s.high, encodec_set(0.4166637361e-1f));
-    const __m512 scaled = _mm512_mul_ps(s.high, u);
-    const __m512 scaled_rest = _mm512_fmadd_ps(s.low, u, _mm512_fmsub_ps(s.high, u, scaled));
-    encodec_pair t = encodec_add(encodec_set(0.166666659414234244790680580464f), scaled, scaled_rest);
-    t = encodec_multiply(s, t);
-    t = encodec_add(encodec_set(0.5f), t.high, t.low);
-    t = encodec_multiply(encodec_square(s), t);
-    t = encodec_add(s.high, t.high, _mm512_add_ps(s.low, t.low));
-    const __m512 one = encodec_set(1.0f), sum = _mm512_add_ps(one, t.high);
-    const __m512 rest = _mm512_add_ps(_mm512_add_ps(_mm512_sub_ps(one, sum), t.high), t.low);
-    const __m512 high = _mm512_scalef_ps(sum, exponent), low = _mm512_scalef_ps(rest, exponent);
-    const encodec_pair difference = encodec_add(encodec_set(-1.0f), high, low);
-    const __m512 result = _mm512_add_ps(difference.high, difference.low);
-    const __mmask16 is_minus_one = _mm512_cmp_ps_mask(x, encodec_set(-16.635532333438687426f), _CMP_LT_OQ);
-    return _mm512_mask_mov_ps(result, is_minus_one, encodec_set(-1.0f));
-}
-
-/* Both zeros stay as they are. */
+/* For x < 0: exp(x) - 1 of x = n ln 2 + s. A number is the sum of two floats, the second of them `low`. */
 ENCODEC_INLINE __m512 encodec_elu_vector(__m512 x) {
-    const __mmask16 is_kept = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GE_OQ);
-    return _mm512_mask_mov_ps(encodec_expm1(x), is_kept, x);
+    const __m512 one = encodec_set(1.0f), half = encodec_set(0.5f);
+    const __m512 sixth = encodec_set(0.166666659414234244790680580464f);
+    /* Adding 1.5 * 2^23 rounds to an integer, whose bits are the last ones; with 127 they are the exponent of 2^n. */
+    const __m512 magic = encodec_set(12582912.0f + 127.0f);
+    const __m512 shifted = _mm512_fmadd_ps(x, encodec_set(1.442695040888963407f), magic);
+    const __m512 n = _mm512_sub_ps(shifted, magic);
+    const __m512 power = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(shifted), 23));
+    /* Exact: the constant, the first bits of ln 2, has few digits. */
+    const __m512 reduced = _mm512_fmadd_ps(n, encodec_set(-0.693145751953125f), x);
+    const __m512 tail = _mm512_mul_ps(n, encodec_set(-1.428606765330187045e-06f));
+    const __m512 s = _mm512_add_ps(reduced, tail), s_low = _mm512_add_ps(_mm512_sub_ps(reduced, s), tail);
+    __m512 u = encodec_set(0.1980960224e-3f);
+    u = _mm512_fmadd_ps(u, s, encodec_set(0.1394256484e-2f));
+    u = _mm512_fmadd_ps(u, s, encodec_set(0.8333456703e-2f));
+    u = _mm512_fmadd_ps(u, s, encodec_set(0.4166637361e-1f));
+    /* w = 1/6 + s u, v = 1/2 + s w, t = s + s^2 v */
+    const __m512 w = _mm512_fmadd_ps(s, u, sixth);
+    const __m512 w_low = _mm512_fmadd_ps(s_low, u, encodec_left_over(s, u, sixth, w));
+    const __m512 v = _mm512_fmadd_ps(s, w, half);
+    const __m512 v_low = _mm512_fmadd_ps(s, w_low, _mm512_fmadd_ps(s_low, w, encodec_left_over(s, w, half, v)));
+    const __m512 square = _mm512_mul_ps(s, s);
+    const __m512 square_low = _mm512_fmadd_ps(_mm512_add_ps(s, s), s_low, _mm512_fmsub_ps(s, s, square));
+    const __m512 t = _mm512_fmadd_ps(square, v, s);
+    const __m512 products_low = _mm512_fmadd_ps(square, v_low, _mm512_fmadd_ps(square_low, v, s_low));
+    const __m512 t_low = _mm512_add_ps(encodec_left_over(square, v, s, t), products_low);
+    const __m512 sum = _mm512_add_ps(one, t);
+    const __m512 sum_low = _mm512_add_ps(_mm512_add_ps(_mm512_sub_ps(one, sum), t), t_low);
+    const __m512 high = _mm512_fmsub_ps(sum, power, one);
+    const __m512 high_low = _mm512_fmsub_ps(sum, power, _mm512_add_ps(high, one));
+    const __m512 low = _mm512_fmadd_ps(sum_low, power, high_low);
+    /* Both zeros stay as they are; a NaN takes the way of negative numbers, which makes it a quiet one. */
+    const __mmask16 is_not_kept = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_NGE_UQ);
+    const __mmask16 is_curved =
+        _mm512_mask_cmp_ps_mask(is_not_kept, x, encodec_set(-16.635532333438687426f), _CMP_NLT_UQ);
+    return _mm512_mask_add_ps(_mm512_max_ps(x, encodec_set(-1.0f)), is_curved, high, low);
 }
 
 #endif

@@ -21,6 +21,7 @@ from encodec_core.fast.native.blocked import unblock
 from encodec_core.fast.native.chain import Chain, ChainState, Workspace, can_be_blocked
 from encodec_core.fast.native.groups import ROUND_TILES, TILE_SAMPLES, GroupMemory, GroupRunner
 from encodec_core.fast.native.lstm import BlockedLstm, LaneStates, can_run_lstm
+from encodec_core.fast.native.programs import PIECE_STEPS
 from encodec_core.fast.native.quantizer import BlockedQuantizer, FramePiece, can_quantize_blocked
 from encodec_core.fast.native.shared_object import kernels
 from encodec_core.fast.native.terms import BLOCK
@@ -141,9 +142,7 @@ class BlockedEncoder:
         tiles: list[Tensor] = []
         while len(tiles) < ROUND_TILES and not lane.is_at_end:
             num_left = lane.waveform.shape[-1] - lane.position
-            # A rest of less than half a tile goes with the tile before it.
-            whole = self._tile_samples is None or num_left < 1.5 * self._tile_samples
-            end = lane.position + (num_left if whole else self._tile_samples or 0)
+            end = lane.position + (num_left if self._tile_samples is None else _tile_samples(num_left))
             tiles.append(lane.waveform[:, lane.position : end].cpu().unsqueeze(-1).contiguous())
             lane.position = end
         return tiles
@@ -169,3 +168,10 @@ class BlockedEncoder:
 
 def _unblocked(lanes: Sequence[_Lane]) -> list[Tensor]:
     return [unblock(lane.latents) for lane in lanes if lane.latents is not None]
+
+
+def _tile_samples(num_left: int) -> int:
+    """Return how long the next tile is: whole pieces, for which programs are, and in the end a piece or less."""
+    if num_left <= PIECE_STEPS:
+        return num_left
+    return min(TILE_SAMPLES, (num_left - 1) // PIECE_STEPS * PIECE_STEPS)

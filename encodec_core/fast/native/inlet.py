@@ -20,7 +20,7 @@ from torch import Tensor
 from encodec_core.fast.native.shared_object import floats
 from encodec_core.modules.conv import conv_output_length, extra_padding
 
-__all__ = ["Arena", "Inlet", "Intake", "Reach", "start_inlet"]
+__all__ = ["Arena", "Inlet", "Intake", "Reach", "padding", "start_inlet"]
 
 
 class Reach(Protocol):
@@ -134,18 +134,25 @@ class Inlet:
         Returns:
             `[N, T, W]`: what the ready outputs are computed from; None if none is.
         """
-        conv, num_audio = self.conv, intake.num_kept + intake.num_new
-        if intake.left or intake.right:
-            _pad(memory, first=intake.left, num_audio=num_audio, reflect=conv.pad_mode == "reflect")
+        conv = self.conv
+        for step, source in padding(intake, reflect=conv.pad_mode == "reflect"):
+            memory[:, step] = 0 if source is None else memory[:, source]
         start, next_start = self.num_used, self.num_used + intake.num_ready * conv.stride
         if not is_last:
-            # The reflection at the item's end reads up to right + stride time steps back.
-            first_kept = max(0, min(next_start, memory.shape[1] - conv.right - conv.stride)) if intake.is_started else 0
+            first_kept = self.first_kept(intake)
             self.kept = memory[:, first_kept:].clone() if first_kept < memory.shape[1] else None
             self.num_used = next_start - first_kept
         self.num_inputs += intake.num_new
         self.has_started = intake.is_started
         return memory[:, start : next_start - conv.stride + conv.span] if intake.num_ready else None
+
+    def first_kept(self, intake: Intake) -> int:
+        """Return from which time step in memory on later outputs need it, where the item goes on."""
+        if not intake.is_started:
+            return 0
+        next_start = self.num_used + intake.num_ready * self.conv.stride
+        # The reflection at the item's end reads up to right + stride time steps back.
+        return max(0, min(next_start, intake.size - self.conv.right - self.conv.stride))
 
 
 def start_inlet(conv: Reach, num_steps: int | None) -> tuple[Inlet, int | None]:
@@ -156,15 +163,13 @@ def start_inlet(conv: Reach, num_steps: int | None) -> tuple[Inlet, int | None]:
     return Inlet(conv=conv, item_steps=item_steps), conv_output_length(num_steps, stride=conv.stride)
 
 
-def _pad(memory: Tensor, *, first: int, num_audio: int, reflect: bool) -> None:
-    """Fill the time steps before `first` and after the audio; see `modules.conv.pad1d` for the rule of small inputs."""
-    num_right = memory.shape[1] - first - num_audio
-    if not reflect:
-        memory[:, :first] = 0
-        memory[:, first + num_audio :] = 0
-        return
+def padding(intake: Intake, *, reflect: bool) -> list[tuple[int, int | None]]:
+    """Return the time steps in memory that are padding, and of each which it repeats; None: it is zero.
+
+    They are before the audio and after it; see `modules.conv.pad1d` for the rule of small inputs.
+    """
+    first, num_audio, num_right = intake.left, intake.num_kept + intake.num_new, intake.right
     last = max(num_audio, max(first, num_right) + 1) - 1
-    before = [(place, first - place) for place in range(first)]
+    before = [(step, first - step) for step in range(first)]
     after = [(first + step, last - abs(last - step)) for step in range(num_audio, num_audio + num_right)]
-    for place, source in before + after:
-        memory[:, place] = memory[:, first + source] if source < num_audio else 0
+    return [(step, first + source if reflect and source < num_audio else None) for step, source in before + after]

@@ -32,6 +32,7 @@ _PROTOTYPES: dict[str, tuple[Sequence[type], type | None]] = {
         + [_POINTER, _COUNT],
         ctypes.c_int,
     ),
+    "encodec_run": ([_POINTER, _COUNT, _POINTER], ctypes.c_int),
     "encodec_elu": ([_POINTER, _POINTER, _COUNT], None),
     "encodec_normalise": (
         [_POINTER, _COUNT, _COUNT, _COUNT, ctypes.c_double, _POINTER, _POINTER, _POINTER, _COUNT, _COUNT]
