@@ -1,6 +1,7 @@
 """Files to codes: a job of ours against what a user would write today, on corpora made from real audio.
 
     python -m benchmarks.job clips podcasts songs tiny [--scale 0.1] [--repeats 3] [--cache FOLDER]
+                            [--systems SYSTEM ...] [--allocators ALLOCATOR ...]
 
 For each corpus (`benchmarks.corpora`) the systems take turns: `tokenizer-jobs run` on a job file, and the three scripts
 of `benchmarks.peers` under glibc's default allocator and under a tuned one. Beside them, in the same turns, stand the
@@ -57,12 +58,18 @@ _QUIET = {
 
 
 def compare(
-    corpus: Corpus, *, model: Path, scratch: Path, repeats: int, chosen: list[str], executor: str
+    corpus: Corpus,
+    *,
+    model: Path,
+    scratch: Path,
+    repeats: int,
+    chosen: list[str],
+    allocators: list[str],
+    executor: str,
 ) -> CorpusResult:
     """Let the systems take turns on a corpus."""
-    systems = [
-        system for system in [_ours(), *_tuned_peers(corpus, model=model, chosen=chosen)] if system.name in chosen
-    ]
+    peers_there = _tuned_peers(corpus, model=model, chosen=chosen, allocators=allocators)
+    systems = [system for system in [_ours(), *peers_there] if system.name in chosen]
     runs: dict[System, list[Run]] = {system: [] for system in systems}
     ceilings: dict[str, list[Ceiling]] = {"encode": [], "decode": []}
     differing: dict[System, tuple[int, int]] = {}
@@ -89,8 +96,8 @@ def _ours() -> System:
     return System(name=OURS, allocator="default")
 
 
-def _tuned_peers(corpus: Corpus, *, model: Path, chosen: list[str]) -> list[System]:
-    """Every peer under every allocator, each with the batch and the cut that encoded a part of the corpus fastest.
+def _tuned_peers(corpus: Corpus, *, model: Path, chosen: list[str], allocators: list[str]) -> list[System]:
+    """Every peer under these allocators, each with the batch and the cut that encoded a part of the corpus fastest.
 
     The scripts that call transformers share their trials. Meta's loop encodes one piece at a time, so only the cut is
     tried for it.
@@ -99,7 +106,7 @@ def _tuned_peers(corpus: Corpus, *, model: Path, chosen: list[str]) -> list[Syst
     longest = max(soundfile.info(path).duration for path in corpus.folder.rglob("*") if path.is_file())
     cuts = [WHOLE_SECONDS, 0.0] if peers.PIECE_SECONDS < longest <= WHOLE_SECONDS else [WHOLE_SECONDS]
     piece = min(float(peers.PIECE_SECONDS), corpus.audio_seconds / corpus.num_files)
-    for allocator in ALLOCATORS:
+    for allocator in allocators:
         for encoder, names in (("datasets", ("datasets", "ray_data")), ("loop", ("loop",))):
             if not set(names) & set(chosen):
                 continue
@@ -214,6 +221,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--cache", type=Path, help="keeps corpora and model between calls; default: a temporary folder")
     parser.add_argument("--systems", nargs="+", choices=systems, default=systems, help="default: all")
+    parser.add_argument("--allocators", nargs="+", choices=ALLOCATORS, default=[*ALLOCATORS], help="of the peers; all")
     parser.add_argument("--executor", default="auto", help="runtime.executor of our job")
     parser.add_argument(
         "--results", type=Path, default=RESULTS, help="takes the section; its plot goes to plots/ beside"
@@ -231,6 +239,7 @@ def main() -> None:
                 scratch=Path(scratch),
                 repeats=arguments.repeats,
                 chosen=arguments.systems,
+                allocators=arguments.allocators,
                 executor=arguments.executor,
             )
             for name in arguments.corpora
