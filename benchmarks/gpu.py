@@ -49,6 +49,7 @@ from benchmarks.gpu_rows import (
 from benchmarks.gpu_stages import stage_lines
 from benchmarks.machine import RECORDINGS, RESULTS, describe_machine
 from encodec_core import EncodecModel
+from encodec_core.fast.placement import why_not_faster
 from encodec_core.fast.precision import Precision
 from tests.fitted_models import PRESETS, make_fitted_model
 
@@ -127,16 +128,8 @@ def guarded(run: Run, what: str, rows: Callable[[], Iterator[str]]) -> Iterator[
 def checks_section(run: Run) -> Iterator[str]:
     """Run the checks that need a GPU; a skip is a failure there."""
     assert run.on_gpu, "there is nothing to check"
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "--gpu",
-        "tests/encodec_core/test_gpu.py",
-    ]
+    options = ["-q", "-p", "no:cacheprovider", "--gpu", "tests/encodec_core/test_gpu.py"]
+    command = [sys.executable, "-m", "pytest", *options]
     code, lines = output_of(command, seconds=min(CHECKS_SECONDS, run.seconds_left()))
     outcome = {0: "passed", None: "**not done in time**"}.get(code, "**FAILED**")
     yield f"GPU checks {outcome}: {lines[-1] if lines else 'no output'}"
@@ -230,7 +223,9 @@ def _lines(
 
 
 def _precisions(run: Run) -> tuple[Precision, ...]:
-    return ("fp32", "tf32", "bf16") if run.on_gpu else ("fp32", "bf16")
+    if not run.on_gpu:
+        return "fp32", "bf16"
+    return ("fp32", "tf32", "bf16") if why_not_faster(torch.device(run.device)) is None else ("fp32",)
 
 
 def precision_section(run: Run) -> Iterator[str]:

@@ -27,7 +27,7 @@ from benchmarks.recordings import load_recordings
 from benchmarks.roofline_results import CodecShare, Share, section, write_plot
 from encodec_core import BatchEncoder, EncodecModel
 from encodec_core.fast.native import why_absent
-from encodec_core.windows import window_spans
+from encodec_core.spans import window_spans
 
 SETTINGS = ("16 × 10 s", "8 × 5 s", "1 × 10 s")
 """Of `benchmarks.encode`; where the time goes is said for the first one."""

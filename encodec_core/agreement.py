@@ -14,7 +14,8 @@ from encodec_core.batch_encoder import BatchEncoder
 from encodec_core.codes import Codes
 from encodec_core.fast.precision import exact_float32
 from encodec_core.model import EncodecModel
-from encodec_core.windows import loudness, window_spans
+from encodec_core.spans import window_spans
+from encodec_core.windows import loudness
 
 __all__ = ["NEAR_TIE", "Agreement", "compare_codes"]
 

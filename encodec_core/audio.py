@@ -13,7 +13,7 @@ from torch import Tensor
 
 from encodec_core.features import AudioFeatures, Padding, columns, padding_strategy, stack
 from encodec_core.hub import EXTRACTOR_FILE, HubOptions, Location, read_json_object
-from encodec_core.windows import window_length, window_stride
+from encodec_core.spans import window_length, window_stride
 
 __all__ = ["AudioFeatures", "EncodecFeatureExtractor"]
 

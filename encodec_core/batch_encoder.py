@@ -26,7 +26,8 @@ from encodec_core.fast.plain import without_weight_norm
 from encodec_core.fast.precision import Precision, exact_float32
 from encodec_core.fast.quantizer import FrameQuantizer
 from encodec_core.model import EncodecModel
-from encodec_core.windows import linear_overlap_add, window_spans
+from encodec_core.spans import window_spans
+from encodec_core.windows import linear_overlap_add
 
 __all__ = ["BatchEncoder"]
 

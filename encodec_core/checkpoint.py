@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from encodec_core.audio import EncodecFeatureExtractor
 from encodec_core.config import EncodecConfig
 from encodec_core.hub import CONFIG_FILE, Location, read_json_object
-from encodec_core.stored import WEIGHTS_FILE, Provenance
-from encodec_core.weights import file_sha256, is_training_only, weights_sha256, with_own_names, write_weights
+from encodec_core.naming import is_training_only
+from encodec_core.stored import WEIGHTS_FILE, Provenance, file_sha256
+from encodec_core.weights import weights_sha256, with_own_names, write_weights
 
 __all__ = ["Checkpoint", "Provenance", "infer_config", "load_checkpoint", "read_weights", "write_checkpoint"]
 

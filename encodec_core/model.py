@@ -17,7 +17,8 @@ from encodec_core.hub import HubOptions, Location
 from encodec_core.modules.seanet import SEANetDecoder, SEANetEncoder
 from encodec_core.outputs import EncodecDecoderOutput, EncodecEncoderOutput, EncodecOutput
 from encodec_core.quantization.rvq import ResidualVectorQuantizer
-from encodec_core.windows import linear_overlap_add, loudness, window_spans
+from encodec_core.spans import window_spans
+from encodec_core.windows import linear_overlap_add, loudness
 
 __all__ = ["EncodecModel"]
 

@@ -130,6 +130,7 @@ def _is_usual(config: EncodecConfig) -> bool:
     return (
         all(isinstance(number, int) and number > 0 for number in numbers)
         and isinstance(config.num_residual_layers, int)
+        and config.num_residual_layers >= 0
         and config.num_filters >= config.compress
         and config.codebook_size & (config.codebook_size - 1) == 0
         and config.codebook_dim == config.hidden_size

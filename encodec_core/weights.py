@@ -11,17 +11,8 @@ from torch import Tensor, nn
 
 from encodec_core.modules.conv import TrimmedConvTranspose1d
 from encodec_core.naming import is_training_only, neutral_name, own_name
-from encodec_core.stored import file_sha256
 
-__all__ = [
-    "file_sha256",
-    "is_training_only",
-    "neutral_names",
-    "own_name",
-    "weights_sha256",
-    "with_own_names",
-    "write_weights",
-]
+__all__ = ["neutral_names", "weights_sha256", "with_own_names", "write_weights"]
 
 
 def neutral_names(model: nn.Module) -> dict[str, str]:

@@ -5,17 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from encodec_core.spans import each_window_span, window_length, window_spans, window_stride
-
-__all__ = [
-    "each_window_span",
-    "linear_overlap_add",
-    "loudness",
-    "triangle",
-    "window_length",
-    "window_spans",
-    "window_stride",
-]
+__all__ = ["linear_overlap_add", "loudness", "triangle"]
 
 
 def loudness(window: Tensor) -> Tensor:

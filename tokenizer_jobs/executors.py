@@ -15,7 +15,7 @@ from typing import Literal, Protocol, Self
 
 from tokenizer_jobs.decode import decode_items
 from tokenizer_jobs.encoding import Codec, open_desk
-from tokenizer_jobs.errors import TransientError
+from tokenizer_jobs.errors import IntegrityError, TransientError
 from tokenizer_jobs.isolation import IsolatedDecoder
 from tokenizer_jobs.logs import log_event
 from tokenizer_jobs.machine import available_cpus
@@ -234,6 +234,7 @@ class InlineExecutor:
 
         Raises:
             ConfigError: there is no such codec.
+            IntegrityError: its weights are not those of the job.
         """
         with ExitStack() as stack:
             decoders = [stack.enter_context(_make_decoder(self._job)) for _ in range(self._num_lanes)]
@@ -242,13 +243,12 @@ class InlineExecutor:
                 lane.decoder.start()
                 self._idle_lanes.put(lane)
             self._codec = self._load_codec()
+            self._check_weights()
             for lane in self._lanes:
                 lane.state = EncoderState.WAITING
             self._desk = open_desk(self._codec, device=self._device) if self._device == "cuda" else None
             if self._device == "cpu":
-                from tokenizer_jobs.encoding import (
-                    limit_torch_threads,
-                )  # imports torch: seconds, without need elsewhere
+                from tokenizer_jobs.encoding import limit_torch_threads  # imports torch, which others do without
 
                 stack.callback(limit_torch_threads, limit_torch_threads(1))
             self._stack = stack.pop_all()
@@ -256,6 +256,14 @@ class InlineExecutor:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def _check_weights(self) -> None:
+        facts, expected = self._codec.describe(), self._job.weights_sha256
+        if facts.weights_sha256 != expected:
+            raise IntegrityError(
+                f"{facts.name} was loaded with weights sha256 {facts.weights_sha256}; the job's are {expected}: it was "
+                "changed since the run began; pin recipe.codec.revision, or put the model back, and run again"
+            )
 
     def describe(self) -> str:
         """One line on where and how units are encoded."""

@@ -317,8 +317,8 @@ class _Run:
             with uncollected():
                 from tokenizer_jobs.cluster import RayExecutor  # Ray takes half a second to import
             return RayExecutor(job, codec_recipe=self.config.recipe.codec, runtime=self.config.runtime)
-        from tokenizer_jobs.encoding import choose_device, make_codec  # torch takes seconds, and encodes here alone
-
+        with uncollected():
+            from tokenizer_jobs.encoding import choose_device, make_codec  # torch takes seconds, and encodes here alone
         device = choose_device(self.config.runtime.device)
         return InlineExecutor(
             job,

@@ -11,7 +11,8 @@ from pathlib import Path
 from encodec_core.audio import EncodecFeatureExtractor
 from encodec_core.config import EncodecConfig
 from encodec_core.model import EncodecModel
-from encodec_core.weights import is_training_only, write_weights
+from encodec_core.naming import is_training_only
+from encodec_core.weights import write_weights
 
 __all__ = ["write_demo"]
 

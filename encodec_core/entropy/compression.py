@@ -32,7 +32,7 @@ from encodec_core.entropy.recordings import Window, decoded_waveform, encoded_wi
 from encodec_core.fast.placement import checked_dtype
 from encodec_core.fast.precision import exact_float32
 from encodec_core.model import EncodecModel
-from encodec_core.windows import each_window_span
+from encodec_core.spans import each_window_span
 
 __all__ = ["check_end", "compress", "compress_to_file", "decompress", "decompress_from_file"]
 

@@ -21,7 +21,8 @@ from encodec_core.checkpoint import Provenance, read_weights
 from encodec_core.config import EncodecConfig
 from encodec_core.hub import CONFIG_FILE, DEMO, HubOptions, Location, read_json_object
 from encodec_core.modules.transformer import CausalTransformer, TransformerState
-from encodec_core.weights import file_sha256, weights_sha256, write_weights
+from encodec_core.stored import file_sha256
+from encodec_core.weights import weights_sha256, write_weights
 
 __all__ = ["LM_SUBFOLDER", "LanguageModel", "LanguageModelConfig", "language_model_sha256", "previous_codes"]
 

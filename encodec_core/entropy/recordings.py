@@ -14,8 +14,9 @@ from torch import Tensor
 from encodec_core.batch_encoder import BatchEncoder
 from encodec_core.config import EncodecConfig
 from encodec_core.model import EncodecModel
+from encodec_core.spans import each_window_span
 from encodec_core.streaming import StreamingDecoder
-from encodec_core.windows import each_window_span, linear_overlap_add
+from encodec_core.windows import linear_overlap_add
 
 __all__ = ["Window", "decoded_waveform", "encoded_windows"]
 

@@ -22,8 +22,8 @@ from encodec_core.fast.native.stream import BlockedNetwork
 from encodec_core.fast.placement import takes_large_batches
 from encodec_core.fast.streams import Network, StreamPush
 from encodec_core.quantization.codebook import Codebook
+from encodec_core.spans import window_spans
 from encodec_core.streaming.network import StreamNetwork
-from encodec_core.windows import window_spans
 
 __all__ = [
     "CausalLatents",

@@ -13,7 +13,6 @@ __all__ = [
     "check_streamable",
     "check_waveform",
     "from_batch",
-    "why_not_streamed",
 ]
 
 

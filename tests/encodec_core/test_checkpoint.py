@@ -15,7 +15,9 @@ from torch import Tensor
 
 from encodec_core import EncodecConfig, EncodecFeatureExtractor, EncodecModel
 from encodec_core.checkpoint import infer_config
-from encodec_core.weights import file_sha256, is_training_only, neutral_names, own_name, weights_sha256
+from encodec_core.naming import is_training_only, own_name
+from encodec_core.stored import file_sha256
+from encodec_core.weights import neutral_names, weights_sha256
 from tests.encodec_core.models import (
     CONFIGS,
     fitted_model,

@@ -14,7 +14,8 @@ from encodec_core import BatchEncoder, EncodecModel
 from encodec_core.fast.lanes import LaneEncoder
 from encodec_core.fast.layers import FoldedEncoder, elu, fold_encoder
 from encodec_core.fast.tiles import initial_state, push
-from encodec_core.windows import loudness, window_spans
+from encodec_core.spans import window_spans
+from encodec_core.windows import loudness
 from tests.encodec_core.models import CONFIGS, WINDOW_LENGTHS, fitted_model
 
 every_config = pytest.mark.parametrize("name", CONFIGS)

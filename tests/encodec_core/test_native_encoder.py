@@ -23,7 +23,7 @@ from encodec_core.fast.layers import fold_encoder
 from encodec_core.fast.loudness import window_loudness
 from encodec_core.fast.native import kernels, shared_object, why_absent
 from encodec_core.fast.native.encoder import BlockedEncoder, can_run_blocked
-from encodec_core.windows import window_spans
+from encodec_core.spans import window_spans
 from tests.encodec_core.native_parts import needs_kernels, needs_mkl_on_amd
 from tests.fitted_models import make_fitted_model, synthetic_waveform
 

@@ -89,6 +89,13 @@ def of_a_config_without_a_model(folder: Path) -> None:
     EncodecConfig(**config.to_dict() | {"codebook_size": 1000}).save_pretrained(folder)
 
 
+def of_a_config_that_counts_below_nothing(folder: Path) -> None:
+    """As a model of it, which has no residual layers, names other layers."""
+    config = EncodecConfig.from_pretrained(folder).to_dict() | {"num_residual_layers": -1}
+    with torch.random.fork_rng(devices=[]):
+        EncodecModel(EncodecConfig(**config)).save_pretrained(folder)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -99,6 +106,7 @@ def of_a_config_without_a_model(folder: Path) -> None:
         in_other_halves,
         pickled,
         of_a_config_without_a_model,
+        of_a_config_that_counts_below_nothing,
     ],
 )
 def test_what_only_a_model_can_judge_is_left_to_it(change: Callable[[Path], None], tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from encodec_core import BatchEncoder, Codes, EncodecModel, StreamingDecoder, StreamingEncoder
+from encodec_core.spans import window_spans
 from encodec_core.streaming.overlap import OverlapAdder
-from encodec_core.windows import linear_overlap_add, window_spans
+from encodec_core.windows import linear_overlap_add
 from tests.encodec_core.models import CONFIGS, fitted_model, waveforms
 from tests.encodec_core.streams import (
     CAUSAL,

@@ -17,8 +17,9 @@ from encodec_core.fast.lstm import LaneLstm, can_sort_weights
 from encodec_core.fast.native import kernels
 from encodec_core.fast.quantizer import FrameQuantizer
 from encodec_core.modules.lstm import LstmState
+from encodec_core.spans import window_spans
 from encodec_core.streaming.latents import latents_of
-from encodec_core.windows import loudness, window_spans
+from encodec_core.windows import loudness
 from tests.encodec_core.models import CONFIGS, fitted_model
 from tests.encodec_core.streams import (
     CAUSAL,

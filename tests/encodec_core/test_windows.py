@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encodec_core.windows import linear_overlap_add, window_spans
+from encodec_core.spans import window_spans
+from encodec_core.windows import linear_overlap_add
 
 
 @settings(deadline=None)

@@ -288,6 +288,13 @@ class TestLanes:
         assert codec.pushes == []
         assert {figures.peak_items for _, figures in made} == {1}
 
+    def test_a_codec_that_names_no_lane_takes_one_stream_after_the_other(self) -> None:
+        codec = LaneNotes()
+        codec.max_lanes = 0
+        desk = EncodeDesk(codec, merges=True)
+        desk.stream().push(waveform(0))
+        assert (codec.pushes, desk._waiting) == ([], [])
+
     def test_a_stream_waits_for_units_with_streams_alone(self) -> None:
         desk = EncodeDesk(LaneNotes(), merges=True)
         stretches = [np.zeros((1, TURN_SECONDS * FACTS.sample_rate), np.float32)] * 20

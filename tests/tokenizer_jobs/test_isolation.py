@@ -1,8 +1,10 @@
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -14,7 +16,7 @@ import soundfile
 from tests.tokenizer_jobs.plugins import DeadlyClips, HarmfulClips
 from tokenizer_jobs.decode import AudioTarget, decode_items
 from tokenizer_jobs.errors import ConfigError, RejectReason, TransientError
-from tokenizer_jobs.isolation import DecodeLimits, IsolatedDecoder, decode_isolated
+from tokenizer_jobs.isolation import DecodeLimits, IsolatedDecoder, decode_isolated, process
 from tokenizer_jobs.records import Decoded, DecodedItem, Item, RejectedItem
 from tokenizer_jobs.source_config import DemoSource, FilesSource, PluginSource
 from tokenizer_jobs.sources import make_source
@@ -114,6 +116,23 @@ def test_a_slow_consumer_costs_nobody_his_record() -> None:
     for decoded in decode_isolated(RECORDS[:3], source=DemoSource(), target=TARGET, limits=limits):
         assert isinstance(decoded, DecodedItem)
         time.sleep(1.0)
+
+
+def test_requests_fit_into_a_socket_that_the_kernel_keeps_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each side would wait for the other to read: the waveforms do not fit into theirs."""
+
+    def send(connection: socket.socket, parts: Iterable[bytes | memoryview]) -> None:
+        for part in parts:
+            connection.sendall(part)  # which raises where it waits too long
+
+    monkeypatch.setattr(process, "SOCKET_BYTES", 1 << 12)
+    monkeypatch.setattr(process, "MESSAGE_SECONDS", 5.0)
+    monkeypatch.setattr(process, "_send", send)
+    text = {"text": "-" * 3000}
+    records = [(position, replace(item, user_columns=text)) for position, (_, item) in enumerate(3 * RECORDS)]
+    found = list(decode_isolated(records, source=DemoSource(), target=TARGET, limits=LIMITS))
+    here = decode_items(records, source=DemoClips(), target=TARGET)
+    assert all(same(one, other) for one, other in zip(found, here, strict=True))
 
 
 def write_silence(path: Path, *, seconds: float, rate: int) -> Item:

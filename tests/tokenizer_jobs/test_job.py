@@ -20,7 +20,8 @@ import soundfile
 from encodec_core import EncodecModel
 from tests.waiting import wait_until
 from tokenizer_jobs.config import JobConfig
-from tokenizer_jobs.errors import ConfigError, OutputBusyError
+from tokenizer_jobs.encoding import describe_codec
+from tokenizer_jobs.errors import ConfigError, IntegrityError, OutputBusyError
 from tokenizer_jobs.job import run
 from tokenizer_jobs.lease import Lease
 from tokenizer_jobs.results import Progress
@@ -366,6 +367,16 @@ def test_another_recipe_is_refused_with_the_difference(calm: Path) -> None:
 def test_a_bandwidth_that_the_codec_lacks_is_refused_with_the_offered_ones(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"bandwidth_kbps = 5 is not offered by demo; choose one of 1\.5, 3, 6"):
         run(job(tmp_path / "out", recipe__codec__bandwidth_kbps=5.0))
+
+
+def test_a_codec_that_changes_while_the_run_begins_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = job(tmp_path / "out", recipe__codec__model=str(tmp_path))
+    EncodecModel.from_pretrained("demo").save_pretrained(tmp_path)
+    facts = describe_codec(config.recipe.codec)
+    EncodecModel(EncodecModel.from_pretrained("demo").config).save_pretrained(tmp_path)  # of random weights
+    monkeypatch.setattr("tokenizer_jobs.job.describe_codec", lambda _: facts)
+    with pytest.raises(IntegrityError, match=rf"the job's are {facts.weights_sha256}: it was changed since the run be"):
+        run(config)
 
 
 def test_an_output_of_a_live_run_is_refused(tmp_path: Path) -> None:

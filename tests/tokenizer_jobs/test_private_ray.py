@@ -9,21 +9,27 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from ray._private.ray_constants import PROCESS_TYPE_RAYLET
 
 from tests.waiting import wait_until
+from tokenizer_jobs.cluster.head import _Head
 
 CLUSTER = """
 import ray
+from ray._private.runtime_env import uv_runtime_env_hook
 from tokenizer_jobs.cluster.session import private_ray
 
 class Sleeper:
     def nap(self): return True
 
+# As where `uv run` is among the parents: Ray would pack a runtime environment, and tasks wait for ever for its agent.
+uv_runtime_env_hook._get_uv_run_cmdline = lambda: ["uv", "run", "job.py"]
 with private_ray(num_cpus=2, encoder_slots=1):
     sleeper = ray.remote(Sleeper).options(num_cpus=0, resources={"encoder": 1}).remote()
-    told = ray.get([sleeper.nap.remote(), ray.remote(Sleeper.nap).remote(None)])
+    told = ray.get([sleeper.nap.remote(), ray.remote(Sleeper.nap).remote(None)], timeout=60)
     (node,) = ray.nodes()
     print(told, node["Resources"]["encoder"], ray.get(ray.put("kept")), flush=True)
 print("ended", flush=True)
@@ -90,6 +96,26 @@ def test_sigterm_while_it_starts_ends_the_run_resumably_and_leaves_nothing(
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
     assert list(folder.iterdir()) == []
+
+
+def test_workers_are_the_children_of_a_living_raylet_where_they_can_be_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(["sh", "-c", "sleep 60 & wait"]) as raylet:
+        head = object.__new__(_Head)
+        head.all_processes = {PROCESS_TYPE_RAYLET: [SimpleNamespace(process=raylet)]}
+        wait_until(lambda: bool(_children(raylet.pid)), what="its child", seconds=30)
+        with monkeypatch.context() as older:
+            older.delattr(os, "pidfd_open")
+            assert head._workers() == []
+        (worker,) = head._workers()
+        signal.pidfd_send_signal(worker, signal.SIGKILL)
+        os.close(worker)
+        raylet.wait()
+        monkeypatch.setattr(raylet, "pid", os.getpid())  # its number may be anybody's by now
+        assert head._workers() == []
+
+
+def _children(pid: int) -> str:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text()
 
 
 def _seen(moment: str, folder: Path) -> Callable[[], bool]:

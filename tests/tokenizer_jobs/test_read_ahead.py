@@ -248,6 +248,47 @@ def test_on_a_slow_line_the_file_whose_turn_it_is_has_the_line_to_itself(monkeyp
     assert pond.opened_late == [items[0].id]
 
 
+def test_after_a_pause_of_the_line_files_are_fetched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read_ahead, "PATIENCE_SECONDS", 0.05)
+    contents = [bytes([number]) for number in range(20)]
+    pond, items = fill_pond(contents, delays=[600.0] * 20)
+    with ReadAhead(POND) as ahead:
+        ahead.expect(items)
+        ahead.open(items[0]).close()
+        monkeypatch.undo()
+        pond.delays = dict.fromkeys(pond.delays, 0.0)
+        assert [ahead.open(item).read() for item in items[1:]] == contents[1:]
+    assert pond.opened_late == [items[0].id]
+
+
+@pytest.mark.parametrize(("said_at_once", "num_fetches"), [(20, read_ahead.FIRST_FILES + 2), (1, 2)])
+def test_on_a_line_that_is_too_slow_for_any_file_none_is_fetched_in_the_end(
+    said_at_once: int, num_fetches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_ahead, "PATIENCE_SECONDS", 0.05)
+    pond, items = fill_pond([b"x"] * 20, delays=[600.0] * 20)
+    with ReadAhead(POND) as ahead:
+        for start in range(0, 20, said_at_once):
+            together = items[start : start + said_at_once]
+            ahead.expect(together)
+            for item in together:
+                ahead.open(item).close()
+    assert len(pond.begun) == num_fetches
+    assert pond.opened_late == [item.id for item in items]
+
+
+def test_where_no_fetch_brings_anything_none_is_begun_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read_ahead, "MAX_IN_VAIN", 10)
+    pond, items = fill_pond([b"x"] * 60, delays=[0.0] * 60)
+    pond.contents = dict.fromkeys(pond.contents, b"longer")
+    items = [replace(item, source_etag=None) for item in items]
+    with ReadAhead(POND) as ahead:
+        ahead.expect(items)
+        for item in items:
+            ahead.open(item).close()
+    assert 10 <= len(pond.begun) <= 10 + read_ahead.AHEAD_FILES < len(items)
+
+
 def test_few_files_are_under_way_where_each_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(read_ahead, "PATIENCE_SECONDS", 0.1)
     pond, items = fill_pond([b"x"] * 40, delays=[0.06] * 40)

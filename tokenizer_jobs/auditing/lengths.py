@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from encodec_core.windows import each_window_span
+from encodec_core.spans import each_window_span
 from tokenizer_jobs.recipe import CodecFacts
 from tokenizer_jobs.records import Item
 from tokenizer_jobs.sources import Source, probe

@@ -1,5 +1,6 @@
-"""The encoder actor: a plain class that holds a codec for its life and tokenizes units, two at a time."""
+"""The encoder actor: a plain class that holds a codec for its life and tokenizes a few units at a time."""
 
+import gc
 import logging
 import os
 import socket
@@ -127,6 +128,8 @@ class EncoderActor:
             import torch  # here and not above: the driver names this class, and encodes nothing
 
             from tokenizer_jobs.encoding import choose_device, make_codec
+
+            gc.freeze()
         self._num_threads = num_threads
         torch.set_num_threads(num_threads)
         device = choose_device(self._device)

@@ -318,7 +318,7 @@ class Crew:
     def _lose(self, encoder: _Encoder, message: str) -> bool:
         """Take note of a loss; True when it is the node that is gone or about to be, which says nothing of the work."""
         if encoder.state is _State.LOST:
-            return encoder.with_its_node  # the second of its two units says the same
+            return encoder.with_its_node  # another of its units says the same
         self.num_lost_in_all += 1
         there = {node.node_id for node in self._usable_nodes()}
         node_id = encoder.node_id or encoder.place.node_id  # one that is bound may lose its node before it is placed

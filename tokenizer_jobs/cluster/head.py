@@ -122,10 +122,14 @@ class _Head(Node):
 
     def _workers(self) -> list[int]:
         """Descriptors of the raylet's children: unlike their numbers these stay theirs."""
+        if not hasattr(os, "pidfd_open"):  # of a Python that was built on a system before Linux 5.3
+            return []
         found = []
         for process in self.all_processes.get(PROCESS_TYPE_RAYLET, []):
+            if process.process.poll() is not None:
+                continue  # it has ended, and its number may be a stranger's
             pid = process.process.pid
-            with suppress(OSError):  # it has ended, or the kernel keeps no list of children
+            with suppress(OSError):  # the kernel keeps no list of children
                 for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
                     with suppress(OSError):
                         found.append(os.pidfd_open(int(child)))

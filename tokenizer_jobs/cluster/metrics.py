@@ -75,7 +75,7 @@ METRICS = {
             "stage_seconds_total",
             "counter",
             "encoder node stage",
-            "Time of units by stage: decode_wait, encode_wait, encode, write, publish. Up to four units of an encoder "
+            "Time of units by stage: decode_wait, encode_wait, encode, write, publish. Several units of an encoder "
             "wait at once, so that only encode is a share of its time.",
         ),
         _fact("unit_seconds", "histogram", "", "Time from the beginning of a unit to its commit."),

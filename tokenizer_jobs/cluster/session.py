@@ -20,6 +20,7 @@ from pathlib import Path
 
 import ray
 import ray._private.worker as ray_worker
+from ray._private import ray_constants
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.exceptions import RayError
 
@@ -216,7 +217,8 @@ def private_ray(
         address = stack.enter_context(head)
         stack.enter_context(_quiet_raylet())
         stack.callback(_shut_down)
-        _connect(address)
+        with _same_environment():
+            _connect(address)
         yield
 
 
@@ -237,6 +239,21 @@ def _private_environment() -> dict[str, str | None]:
         "RAY_JOB_CONFIG_JSON_ENV_VAR": None,
         "RAY_RUNTIME_ENV_HOOK": None,
     }
+
+
+@contextmanager
+def _same_environment() -> Iterator[None]:
+    """Keep Ray from packing a runtime environment where `uv run` is among our parents.
+
+    Workers of a private Ray have this process's interpreter and environment already, and it has no agent to make
+    another: tasks would wait for ever. The variable of the flag's name is read once, when Ray is imported (2.60).
+    """
+    before = ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
+    ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
+    try:
+        yield
+    finally:
+        ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = before
 
 
 @contextmanager

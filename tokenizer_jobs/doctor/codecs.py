@@ -16,9 +16,9 @@ def check_demo_codec() -> Iterator[Finding]:
     """Load the codec inside the package."""
     try:
         from tokenizer_jobs.config import CodecRecipe
-        from tokenizer_jobs.encoding import describe_codec
+        from tokenizer_jobs.encoding import load_codec
 
-        codec = describe_codec(CodecRecipe(model="demo"))
+        codec = load_codec(CodecRecipe(model="demo"), device="cpu").describe()
     except (ImportError, OSError, ConfigError) as error:
         yield Finding(
             subject="demo codec",

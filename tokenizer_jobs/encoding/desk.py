@@ -55,7 +55,7 @@ class EncodeDesk:
         self._codec = codec
         self._merges = merges
         merges_streams = merges if merges_streams is None else merges_streams
-        self._max_lanes = codec.max_lanes if merges_streams and isinstance(codec, LaneCodec) else 1
+        self._max_lanes = max(1, codec.max_lanes) if merges_streams and isinstance(codec, LaneCodec) else 1
         self._sample_rate = codec.describe().sample_rate
         self._turn = threading.Condition()
         self._num_units = 0

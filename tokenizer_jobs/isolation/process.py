@@ -26,7 +26,8 @@ AHEAD_BYTES = 1 << 16
 """Of requests for them. More could fill its socket while it waits for ours to be emptied; so the one in hand, which may
 be larger, is sent when the child is idle."""
 SOCKET_BYTES = 1 << 17
-"""Of requests that a socket holds, which takes more memory than they have bytes."""
+"""Of requests that a socket is asked to hold. They take more memory than they have bytes, and the kernel may grant less
+(on Linux `net.core.wmem_max`, and twice that): requests ahead are no more than a quarter of what it says it granted."""
 START_SECONDS = 300.0
 """For a child to start, which takes half a second on an idle machine."""
 MESSAGE_SECONDS = 300.0
@@ -75,6 +76,8 @@ class _Running:
     process: subprocess.Popen[bytes]
     connection: socket.socket
     poller: select.poll
+    ahead_bytes: int
+    """Of requests that its socket is sure to hold beside the one in hand."""
     is_ready: bool = False
     asked_bytes: deque[int] = field(default_factory=deque)
     """Of the requests for runs that it knows of and has not ended."""
@@ -103,7 +106,8 @@ class ChildProcess:
         connection.settimeout(MESSAGE_SECONDS)
         poller = select.poll()
         poller.register(connection, select.POLLIN)
-        self._running = _Running(process, connection, poller)
+        granted_bytes = connection.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        self._running = _Running(process, connection, poller, ahead_bytes=min(AHEAD_BYTES, granted_bytes // 4))
         _send(connection, packed(self._told))
 
     def await_ready(self) -> None:
@@ -130,7 +134,7 @@ class ChildProcess:
         while len(asked) < min(len(waiting), 1 + RUNS_AHEAD):
             parts = packed(waiting[len(asked)])
             num_bytes = sum(map(len, parts))
-            if asked and sum(asked) - asked[0] + num_bytes > AHEAD_BYTES:
+            if asked and sum(asked) - asked[0] + num_bytes > self._running.ahead_bytes:
                 return
             _send(self._running.connection, parts)
             asked.append(num_bytes)

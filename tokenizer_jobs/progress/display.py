@@ -1,11 +1,10 @@
 """The one who is told where a run is, and shows it as the stream allows."""
 
-import os
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
 from tokenizer_jobs.logs import LogFormat
-from tokenizer_jobs.progress.lines import LINE_SECONDS, Events, Lines
+from tokenizer_jobs.progress.lines import LINE_SECONDS, Events, Lines, can_redraw
 from tokenizer_jobs.progress.speed import Pace
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ class ProgressDisplay:
 def _face(stream: TextIO, *, line_seconds: float, log_format: LogFormat) -> _Face:
     if log_format == "json":
         return Events(line_seconds=line_seconds)
-    if not stream.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
+    if not can_redraw(stream):
         return Lines(stream, line_seconds=line_seconds)
     from tokenizer_jobs.progress.terminal import LiveView  # rich takes a tenth of a second to import
 

@@ -6,6 +6,7 @@ Hours are of audio, `speed` is hours of audio per hour of this run, the rest is 
 """
 
 import logging
+import os
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -18,12 +19,17 @@ from tokenizer_jobs.progress.speed import Pace
 if TYPE_CHECKING:
     from tokenizer_jobs.results import Progress
 
-__all__ = ["LINE_SECONDS", "Events", "Lines", "progress_line"]
+__all__ = ["LINE_SECONDS", "Events", "Lines", "can_redraw", "progress_line"]
 
 _log = logging.getLogger(__name__)
 
 LINE_SECONDS = 10.0
 """Time between two lines."""
+
+
+def can_redraw(stream: TextIO) -> bool:
+    """Say whether a stream is a terminal on which what was written can be written over."""
+    return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 def progress_line(progress: "Progress", pace: Pace, *, waited_seconds: float = 0.0) -> str:

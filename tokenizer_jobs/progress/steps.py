@@ -5,13 +5,12 @@
 Times are in seconds.
 """
 
-import os
 import time
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
-from tokenizer_jobs.progress.lines import LINE_SECONDS
+from tokenizer_jobs.progress.lines import LINE_SECONDS, can_redraw
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -32,7 +31,7 @@ class StepDisplay:
 
     def __init__(self, stream: TextIO, *, line_seconds: float = LINE_SECONDS) -> None:
         self._stream = stream
-        self._is_live = stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+        self._is_live = can_redraw(stream)
         self._pause_seconds = PATIENCE_SECONDS if self._is_live else line_seconds
         self._what = ""
         self._started = self._told = time.monotonic()

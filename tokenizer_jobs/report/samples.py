@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from tokenizer_jobs.commits import read_all_commits
 from tokenizer_jobs.decode import AudioTarget, decode_items
+from tokenizer_jobs.encoding import describe_codec
 from tokenizer_jobs.errors import ConfigError, IntegrityError, ItemError, TransientError
 from tokenizer_jobs.planning import PlanSummary, read_units
 from tokenizer_jobs.receipts import read_receipts
@@ -116,8 +117,6 @@ def draw_samples(
 
 
 def _same_codec(recipe: ResolvedRecipe, *, model: str | None) -> CodecFacts:
-    from tokenizer_jobs.encoding import describe_codec  # imports torch: seconds that a page without samples saves
-
     named = recipe.codec.model_copy(update={"precision": "fp32"})
     if model is not None:
         named = named.model_copy(update={"model": model, "revision": None})

@@ -9,7 +9,8 @@ with it is told by the same calls, in the same words, and counts for the same it
 
 How much is under way follows from how long fetches take. On a slow line, or at a store that slows down, many at once
 would hold back the file whose turn it is, for whose item a clock runs. So fewer are begun while a fetch takes seconds;
-one that is not there when its turn has come and its time is over is given up, with all others under way.
+one that is not there when its turn has come and its time is over is given up, with all others under way. Its file has
+the line to itself; fewer are begun after it, and none any more where that happens again and again.
 """
 
 import io
@@ -33,13 +34,16 @@ AHEAD_BYTES = 64 << 20
 """Of files that were begun and not yet opened; one whose size is not known counts as the largest until it is there."""
 AHEAD_FILES = 32
 """Begun and not yet opened: at 50 ms a request 640 files a second, more than a process decodes."""
+MAX_IN_VAIN = 64
+"""Fetches in a row that bring nothing, after which none is begun: there are stores that list other versions than they
+give, or tell no sizes, where each would be a request too many."""
 UNKNOWN_SECONDS = 120.0
 """The longest recording that is fetched ahead where its size is not known: longer ones are seldom small."""
 FIRST_FILES = 8
 """Begun at first."""
 PATIENCE_SECONDS = 10.0
 """For a fetch, from its beginning. One that took less than a quarter makes room for two more at once, one that took
-more than half halves them, one that was given up leaves a quarter of them."""
+more than half halves them, one that was given up leaves a quarter of them, rounded down: at last none."""
 
 
 class _Expected:
@@ -104,6 +108,8 @@ class ReadAhead:
         self._files = _with_plain_files(source)
         self._expected = deque[_Expected]()
         self._num_ahead = FIRST_FILES
+        self._num_in_vain = 0
+        """Files in a row of which nothing had been fetched."""
 
     def __enter__(self) -> Self:
         return self
@@ -127,9 +133,10 @@ class ReadAhead:
 
     def open(self, item: Item) -> IO[bytes]:
         """Open an item's bytes; see `Source.open`."""
+        self._begin()
         content = self._take(item)
         if content is None:
-            return self._source.open(item)  # nothing more is begun beside it
+            return self._source.open(item)  # what may be begun now waits for the next call, so that this has the line
         self._begin()
         return io.BytesIO(content)
 
@@ -143,12 +150,14 @@ class ReadAhead:
         if expected.fetch is not None:
             wait((expected.fetch,), max(0.0, PATIENCE_SECONDS - expected.seconds))
             self._judge(expected.seconds, is_there=expected.fetch.done())
-        return self._expected.popleft().content()
+        content = self._expected.popleft().content()
+        self._num_in_vain = self._num_in_vain + 1 if content is None else 0
+        return content
 
     def _judge(self, seconds: float, *, is_there: bool) -> None:
         """Choose how many files are fetched at once by how long one took; give up all where one takes too long."""
         if not is_there:
-            self._num_ahead = max(1, self._num_ahead // 4)
+            self._num_ahead //= 4
             for expected in self._expected:
                 expected.end()
         elif seconds > PATIENCE_SECONDS / 2:
@@ -158,6 +167,8 @@ class ReadAhead:
 
     def _begin(self) -> None:
         """Begin to fetch what comes next, as much as may be."""
+        if self._num_in_vain >= MAX_IN_VAIN:
+            return
         num_bytes = sum(expected.num_bytes for expected in islice(self._expected, AHEAD_FILES))
         for expected in islice(self._expected, self._num_ahead):
             if expected.fetch is None:

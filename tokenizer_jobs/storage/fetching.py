@@ -63,7 +63,8 @@ async def _fetch_object(system: Any, path: str, wanted: Wanted) -> bytes | None:
     """
     bucket, key, version = system.split_path(path)
     more = {} if version is None else {"VersionId": version}
-    answer = await system._call_s3("get_object", Bucket=bucket, Key=key, **more)
+    # `req_kw` says who pays: s3fs 2025.3, the oldest that we take, does not add it by itself.
+    answer = await system._call_s3("get_object", Bucket=bucket, Key=key, **more, **system.req_kw)
     body = answer["Body"]
     try:
         if not wanted.has_size(answer["ContentLength"]) or wanted.etag not in (None, version_of(answer)):
