@@ -1,7 +1,6 @@
 """The commands that tokenize, `run` and `retry`: their display while they work, and their last screen."""
 
 import argparse
-import gc
 import os
 import sys
 from collections.abc import Callable
@@ -39,8 +38,6 @@ def run_command(arguments: argparse.Namespace) -> int:
     def work(report: "Report") -> "RunResult":
         with uncollected():
             from tokenizer_jobs.job import run  # a second, in which the display already says something
-
-            gc.freeze()
         return run(config, replace=arguments.replace, report=report)
 
     return _do(work, log_format=arguments.log_format)
