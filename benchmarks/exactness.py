@@ -19,7 +19,7 @@ import soxr
 import torch
 from torch import Tensor
 
-from benchmarks.machine import RECORDINGS, RESULTS, describe_machine
+from benchmarks.machine import RECORDINGS, RESULTS, add_section, describe_machine
 from encodec_core import BatchEncoder, Codes, EncodecConfig, EncodecModel, compare_codes
 from encodec_core.fast.native import why_absent
 from tests.fitted_models import make_fitted_model
@@ -127,8 +127,7 @@ def main() -> None:
         "| Codec | Recordings | Codes | Differ | Wrong frames | On two threads |\n"
         "| --- | --- | --- | --- | --- | --- |\n"
     )
-    with arguments.results.open("a", encoding="utf-8") as results:
-        results.write(head + "\n".join(lines) + "\n")
+    add_section(head + "\n".join(lines) + "\n", results=arguments.results)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from benchmarks.corpora import CORPORA, Corpus, build_corpus
 from benchmarks.encode import ALLOCATORS
 from benchmarks.job_codes import differing_codes, read_codes
 from benchmarks.job_results import OURS, CorpusResult, Run, System, section, write_plot
-from benchmarks.machine import PROJECT, RECORDINGS, RESULTS
+from benchmarks.machine import PROJECT, RECORDINGS, RESULTS, add_section
 from benchmarks.process_tree import run_in_tree
 from encodec_core import EncodecConfig
 from tests.encodec_core.models import in_meta
@@ -250,8 +250,7 @@ def main() -> None:
         text += f"\n![Times real time of each system on each corpus](plots/{plot.name})\n"
     else:
         _say("no plot: matplotlib is missing; pip install 'tokenizer-jobs[report]'")
-    with arguments.results.open("a", encoding="utf-8") as results:
-        results.write(text)
+    add_section(text, results=arguments.results)
     print(text)
 
 

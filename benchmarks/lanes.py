@@ -15,7 +15,7 @@ from datetime import date
 import torch
 from torch import Tensor
 
-from benchmarks.machine import RESULTS, describe_machine
+from benchmarks.machine import add_section, describe_machine
 from encodec_core import EncodecConfig, StreamingEncoder
 from encodec_core.streaming import StreamingLanes
 from tests.fitted_models import make_fitted_model, synthetic_waveform
@@ -75,8 +75,7 @@ def main() -> None:
         "and quartiles of turns of 30 s. Codes are equal.\n\n"
         "| Streams | alone | together | ratio | quartiles |\n| --- | --- | --- | --- | --- |\n"
     )
-    with RESULTS.open("a", encoding="utf-8") as results:
-        results.write(head + "\n".join(lines) + "\n")
+    add_section(head + "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

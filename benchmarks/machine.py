@@ -6,12 +6,18 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-__all__ = ["PROJECT", "RECORDINGS", "RESULTS", "busy_core_seconds", "describe_machine"]
+__all__ = ["PROJECT", "RECORDINGS", "RESULTS", "add_section", "busy_core_seconds", "describe_machine"]
 
 PROJECT = Path(__file__).parent.parent
 RESULTS = PROJECT / "benchmarks" / "RESULTS.md"
 RECORDINGS = PROJECT.parent / "shared" / "audio"
 """Real recordings, where they lie beside the project."""
+
+
+def add_section(text: str, *, results: Path = RESULTS) -> None:
+    """Add a section to the results."""
+    with results.open("a", encoding="utf-8") as file:
+        file.write(text)
 
 
 def describe_machine(*, packages: Sequence[str]) -> str:

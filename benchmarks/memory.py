@@ -28,7 +28,7 @@ import soundfile
 import torch
 import yaml
 
-from benchmarks.machine import RESULTS, describe_machine
+from benchmarks.machine import RESULTS, add_section, describe_machine
 from benchmarks.process_tree import Usage, run_in_tree
 from encodec_core import BatchEncoder, EncodecModel
 from tokenizer_jobs.shards import read_rows
@@ -209,8 +209,7 @@ def main(words: Sequence[str] | None = None) -> None:
     options = sys.argv[1:] if words is None else list(words)
     text = section(found, command=" ".join(["python -m benchmarks.memory", *options]))
     print(text)
-    with arguments.results.open("a", encoding="utf-8") as file:
-        file.write(text)
+    add_section(text, results=arguments.results)
 
 
 if __name__ == "__main__":

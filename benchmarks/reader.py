@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.machine import RESULTS, describe_machine
+from benchmarks.machine import add_section, describe_machine
 from tests.tokenizer_jobs.token_outputs import write_output
 from tokenizer_jobs.training.dataset import TokenDataset
 
@@ -47,8 +47,7 @@ def main() -> None:
     section = describe(rates, arguments)
     print(section)
     if arguments.record:
-        with RESULTS.open("a") as file:
-            file.write("\n" + section)
+        add_section("\n" + section)
 
 
 def make_output(folder: Path, *, clips: int, mean_seconds: float) -> Path:

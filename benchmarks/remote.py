@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from benchmarks.machine import RESULTS, describe_machine
+from benchmarks.machine import add_section, describe_machine
 from tokenizer_jobs.decode import AudioTarget, decode_items, opened_items
 from tokenizer_jobs.records import DecodedItem, Item
 from tokenizer_jobs.source_config import FilesSource
@@ -157,8 +157,7 @@ def _add_to_results(arguments: argparse.Namespace, lines: Sequence[str]) -> None
         "task, to 24 kHz mono; the server shares the cores. CPU is of the task alone, decoding included.\n\n"
     )
     table = HEAD + "\n".join(lines) + "\n"
-    with RESULTS.open("a", encoding="utf-8") as results:
-        results.write(text + table)
+    add_section(text + table)
 
 
 if __name__ == "__main__":

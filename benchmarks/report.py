@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.machine import RESULTS, describe_machine
+from benchmarks.machine import add_section, describe_machine
 from tests.tokenizer_jobs.factories import NO_COLUMNS, RECIPE, make_item, make_reject, make_row
 from tests.tokenizer_jobs.token_outputs import RECORDED
 from tokenizer_jobs.catalog import publish_snapshot
@@ -80,8 +80,7 @@ def main() -> None:
         )
     print(section)
     if arguments.record:
-        with RESULTS.open("a") as file:
-            file.write("\n" + section)
+        add_section("\n" + section)
 
 
 def make_output(folder: Path, *, hours: int, clip_seconds: float) -> Storage:

@@ -317,7 +317,7 @@ def main() -> None:
 
 
 def _add_to_results(arguments: argparse.Namespace, lines: list[str]) -> None:
-    from benchmarks.machine import RESULTS, describe_machine
+    from benchmarks.machine import add_section, describe_machine
 
     machine = describe_machine(packages=("pyarrow", "fsspec", "s3fs"))
     command = f"python -m benchmarks.scale --items {arguments.items} --units {arguments.units}"
@@ -330,8 +330,7 @@ def _add_to_results(arguments: argparse.Namespace, lines: list[str]) -> None:
         "its last commit: a listing of what is new, index, snapshot, sweep and sums. Nothing new: a run that lists, "
         "compares and ends.\n\n" + HEAD
     )
-    with RESULTS.open("a", encoding="utf-8") as results:
-        results.write(text + "\n".join(lines) + "\n")
+    add_section(text + "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

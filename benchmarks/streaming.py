@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.machine import RESULTS, describe_machine
+from benchmarks.machine import add_section, describe_machine
 from encodec_core import EncodecConfig, EncodecModel, StreamingDecoder, StreamingEncoder
 from tests.fitted_models import make_fitted_model, synthetic_waveform
 
@@ -205,8 +205,7 @@ def main() -> None:
         "| Task | Streams | Block | ms a push | × real time, CPU | wall | MB above the model | Frames |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
     )
-    with RESULTS.open("a", encoding="utf-8") as results:
-        results.write(head + "\n".join(lines) + "\n")
+    add_section(head + "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import date
 
 from benchmarks.chaos.settings import Seen, Settings
-from benchmarks.machine import RESULTS, describe_machine
+from benchmarks.machine import add_section, describe_machine
 
 __all__ = ["add_to_results", "summary"]
 
@@ -53,8 +53,7 @@ def add_to_results(settings: Settings, seen: Seen, digests: tuple[str, str], *, 
         f"{seen.nodes_replaced} nodes replaced.{drains}\n\n"
         f"| Blow | Times |\n| --- | --- |\n{blows}"
     )
-    with RESULTS.open("a", encoding="utf-8") as results:
-        results.write(text)
+    add_section(text)
 
 
 def _store_words(settings: Settings, seen: Seen) -> str:

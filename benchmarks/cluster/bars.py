@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from benchmarks.machine import RESULTS, describe_machine
+from benchmarks.machine import add_section, describe_machine
 
 __all__ = ["Bar", "Found", "add_to_results", "slope_per_hour", "text_of"]
 
@@ -44,8 +44,7 @@ def add_to_results(found: Found, *, command: str, wall_seconds: float) -> None:
         f"\n## {found.title}, {date.today()}\n\n`{command}`, {wall_seconds:.0f} s; {machine}. {found.about}\n\n"
         f"{text_of(found)}\n"
     )
-    with RESULTS.open("a", encoding="utf-8") as results:
-        results.write(text)
+    add_section(text)
 
 
 def slope_per_hour(points: Sequence[tuple[float, float]]) -> float:

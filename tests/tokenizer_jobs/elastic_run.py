@@ -76,7 +76,7 @@ def run_units(output: Path, address: str, units: Iterable[WorkUnit], stop: StopR
     try:
         with RayExecutor(job, codec_recipe=recipe, runtime=runtime, encoder_class=NotingEncoder) as executor:
             outcomes += executor.run(units, stop=stop)
-    except Exception:
+    except Exception:  # whatever it is: this is a thread, and the process that reads the outcomes is told
         outcomes.append(traceback.format_exc())
         raise
 

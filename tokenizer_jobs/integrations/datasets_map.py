@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 from multiprocess.reduction import ForkingPickler
 
+from tokenizer_jobs.batching import auto_batch_seconds
 from tokenizer_jobs.decode import decoder_versions
-from tokenizer_jobs.encoding import DeviceName
+from tokenizer_jobs.encoding import DeviceName, choose_device
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.format_version import FORMAT_VERSION
 from tokenizer_jobs.integrations.loading import (
@@ -114,6 +115,7 @@ class TokenizeAudio:
                 codec=codec_here(self._recipe.codec, device=self._device),
                 target=target_of(self._facts(), self._recipe),
                 keeps_rejects=self._on_error == "null",
+                batch_seconds=auto_batch_seconds(choose_device(self._device)),
             )
         if not isinstance(batch, pa.Table):
             return python_columns(added)

@@ -28,8 +28,6 @@ from tokenizer_jobs.storage import is_url, local_path, open_source, public_uri
 
 __all__ = ["REJECT_NAMES", "add_columns", "output_schema", "python_columns", "tokenize_column"]
 
-BATCH_SECONDS = 120.0
-"""Audio encoded in one call, at most; as `runtime.batch_seconds` it changes no code."""
 ROW_NAMES = (
     "codes",
     "num_frames",
@@ -63,7 +61,9 @@ def output_schema(*, windowed: bool, keeps_rejects: bool) -> pa.Schema:
     return pa.schema([*fields, *((name, pa.string()) for name in (REJECT_NAMES if keeps_rejects else ()))])
 
 
-def tokenize_column(column: Sequence[Any], *, codec: Codec, target: AudioTarget, keeps_rejects: bool) -> pa.Table:
+def tokenize_column(
+    column: Sequence[Any], *, codec: Codec, target: AudioTarget, keeps_rejects: bool, batch_seconds: float
+) -> pa.Table:
     """Tokenize a column of audio.
 
     Args:
@@ -71,6 +71,7 @@ def tokenize_column(column: Sequence[Any], *, codec: Codec, target: AudioTarget,
         codec: Encodes.
         target: What waveforms are made into; its channels are one row.
         keeps_rejects: Whether a row that cannot be tokenized has null columns and a reason, or is an error.
+        batch_seconds: As `runtime.batch_seconds`.
 
     Returns:
         The columns of `output_schema`, with a row for each cell.
@@ -88,7 +89,7 @@ def tokenize_column(column: Sequence[Any], *, codec: Codec, target: AudioTarget,
     rows: list[TokenizedItem] = []
     rejects: dict[int, RejectedItem] = {}
     decoded = _decode(column, target=target, keeps_rejects=keeps_rejects)
-    for step in form_batches(decoded, batch_seconds=BATCH_SECONDS):
+    for step in form_batches(decoded, batch_seconds=batch_seconds):
         if isinstance(step, RejectedItem):
             assembly.void(step)
             rejects[step.position] = step
@@ -103,7 +104,9 @@ def tokenize_column(column: Sequence[Any], *, codec: Codec, target: AudioTarget,
     )
 
 
-def add_columns(batch: Any, *, name: str | None, codec: Codec, target: AudioTarget, keeps_rejects: bool) -> pa.Table:
+def add_columns(
+    batch: Any, *, name: str | None, codec: Codec, target: AudioTarget, keeps_rejects: bool, batch_seconds: float
+) -> pa.Table:
     """Tokenize the audio column of a batch; see `tokenize_column` and `audio_columns.audio_column`.
 
     Returns:
@@ -120,7 +123,7 @@ def add_columns(batch: Any, *, name: str | None, codec: Codec, target: AudioTarg
             f"the batch has columns {', '.join(clashes)} of its own, which tokenizing adds; rename or remove them first"
         )
     column = audio_column(batch, name=name)
-    return tokenize_column(column, codec=codec, target=target, keeps_rejects=keeps_rejects)
+    return tokenize_column(column, codec=codec, target=target, keeps_rejects=keeps_rejects, batch_seconds=batch_seconds)
 
 
 def python_columns(table: pa.Table) -> dict[str, Any]:
