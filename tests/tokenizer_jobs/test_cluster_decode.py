@@ -4,7 +4,8 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,17 @@ from tests.tokenizer_jobs.cluster_parts import HashCodec, HashEncoder
 from tests.tokenizer_jobs.plugins import HarmfulClips
 from tests.tokenizer_jobs.test_cluster import make_job, run_all
 from tests.waiting import wait_until
-from tokenizer_jobs.cluster import RayExecutor
+from tokenizer_jobs.cluster import RayExecutor, decode_streams
 from tokenizer_jobs.cluster.decode_streams import DecodeFanOut
 from tokenizer_jobs.cluster.decode_tasks import MAX_LIST_ITEMS, MAX_LIST_SECONDS, DecodedList, decode_share, plan_groups
 from tokenizer_jobs.cluster.faults import DecodeWorkerLostError
 from tokenizer_jobs.config import CodecRecipe, Runtime
-from tokenizer_jobs.decode import AudioTarget, decode_items
+from tokenizer_jobs.decode import AudioTarget, decode_items, rows
 from tokenizer_jobs.digest import codes_sha256
 from tokenizer_jobs.errors import ConfigError
 from tokenizer_jobs.isolation import DecodeLimits
 from tokenizer_jobs.pipeline import UnitDone
-from tokenizer_jobs.records import DecodedItem, Item, WorkUnit
+from tokenizer_jobs.records import DecodedItem, DecodedStretch, Item, WorkUnit
 from tokenizer_jobs.shards import read_batches
 from tokenizer_jobs.source_config import DemoSource, PluginSource
 from tokenizer_jobs.sources.demo import DemoClips
@@ -152,6 +153,86 @@ def test_items_come_in_plan_order_however_many_tasks_decode(num_tasks: int) -> N
     assert [repr(item) for item in there] == [repr(item) for item in here]
 
 
+def taking_turns(monkeypatch: pytest.MonkeyPatch, *, turn_seconds: float) -> DecodeFanOut:
+    monkeypatch.setattr(decode_streams, "TURN_SECONDS", turn_seconds)
+    return DecodeFanOut(
+        source=DemoSource(),
+        target=replace(TARGET, streamed=True),
+        num_tasks=1,
+        cpus=0.25,
+        start_timeout_seconds=50,
+        takes_turns=True,
+    )
+
+
+@pytest.fixture
+def decoding_by(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[..., Iterator[DecodedList]]], None]]:
+    """Has decode tasks run another function."""
+
+    def replace_it(function: Callable[..., Iterator[DecodedList]]) -> None:
+        decode_streams._share_decoder.cache_clear()
+        monkeypatch.setattr(decode_streams, "decode_share", function)
+
+    yield replace_it
+    decode_streams._share_decoder.cache_clear()
+
+
+def halves() -> tuple[WorkUnit, WorkUnit]:
+    items = tuple(item for _, item in RECORDS)
+    return (
+        WorkUnit(generation=1, index=0, unit_id="0" * 16, items=items[:6]),
+        WorkUnit(generation=1, index=1, unit_id="1" * 16, items=items[6:]),
+    )
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("ends", ["decoded", "given up"])
+def test_a_unit_begins_when_the_one_before_it_has_ended(ends: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fan_out = taking_turns(monkeypatch, turn_seconds=100.0)
+    first, second = (fan_out.decode(unit, careful=False) for unit in halves())
+    next(first)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(list, second)
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=1.0)
+        if ends == "decoded":
+            assert len(list(first)) == 5
+        else:
+            first.close()
+        assert len(waiting.result()) == 6
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_unit_waits_for_its_turn_no_longer_than_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    fan_out = taking_turns(monkeypatch, turn_seconds=0.01)
+    first, second = (fan_out.decode(unit, careful=False) for unit in halves())
+    next(first)
+    assert len(list(second)) == 6
+    assert len(list(first)) == 5
+    assert not decode_streams._turn.locked()
+
+
+def decodes_in_stretches(*arguments: Any, **options: Any) -> Iterator[DecodedList]:
+    """Decodes a share in which no recording is short enough to be held."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "LONG_WAVEFORM_BYTES", 4)
+        yield from decode_share(*arguments, **options)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_recording_in_stretches_does_not_keep_its_turn(
+    decoding_by: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoding_by(decodes_in_stretches)
+    fan_out = taking_turns(monkeypatch, turn_seconds=100.0)
+    first, second = (fan_out.decode(unit, careful=False) for unit in halves())
+    with ThreadPoolExecutor(1) as pool:
+        assert isinstance(next(first), DecodedStretch)
+        assert pool.submit(next, second).result(timeout=50.0).position == 0
+    first.close()
+    second.close()
+
+
 def dies_at_the_end(*arguments: Any, **options: Any) -> Iterator[DecodedList]:
     """Decodes a share, and is killed when all of it was given."""
     yield from decode_share(*arguments, **options)
@@ -159,8 +240,8 @@ def dies_at_the_end(*arguments: Any, **options: Any) -> Iterator[DecodedList]:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_task_that_is_lost_when_all_was_given_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tokenizer_jobs.cluster.decode_streams.decode_share", dies_at_the_end)
+def test_a_task_that_is_lost_when_all_was_given_is_not_missed(decoding_by: Callable[..., None]) -> None:
+    decoding_by(dies_at_the_end)
     unit = WorkUnit(generation=1, index=0, unit_id="0" * 16, items=tuple(item for _, item in RECORDS))
     fan_out = DecodeFanOut(source=DemoSource(), target=TARGET, num_tasks=1, cpus=0.25, start_timeout_seconds=50)
     assert [item.position for item in fan_out.decode(unit, careful=False)] == list(range(len(RECORDS)))

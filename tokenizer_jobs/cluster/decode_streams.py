@@ -9,8 +9,10 @@ cannot be handed to another process.
 """
 
 import math
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -32,6 +34,12 @@ __all__ = ["DecodeFanOut", "Pace"]
 
 LISTS_AHEAD = 2
 """Lists that a decode task may have made and the encoder not yet taken."""
+
+TURN_SECONDS = 3.0
+"""For which a unit lets another one be decoded first, at most: a process takes one to two seconds to start."""
+
+_turn = threading.Lock()
+"""Held by the unit of this process that is being decoded, where units take turns."""
 
 
 class Pace:
@@ -74,6 +82,9 @@ class DecodeFanOut:
     """Of decoding one record."""
     folders: tuple[str, ...] = ()
     """Local ones of the source, which must be where a task runs."""
+    takes_turns: bool = False
+    """Whether a unit begins when the one before it is decoded to its end, or to its first stretch, so that it finds a
+    worker that is free; else one would have to be started. For CPUs that encode as well."""
     meter: EncoderMeter | None = None
     """Of the encoder, where there is one."""
     decoding: Pace = field(default_factory=Pace)
@@ -103,7 +114,7 @@ class DecodeFanOut:
             return most
         return max(1, min(most, math.ceil(self.decoding.seconds / self.encoding.seconds)))
 
-    def decode(self, unit: WorkUnit, *, careful: bool) -> Iterator[Decoded]:
+    def decode(self, unit: WorkUnit, *, careful: bool) -> Generator[Decoded, None, None]:
         """Decode a unit's items in plan order; closing the iterator ends the tasks.
 
         Args:
@@ -115,6 +126,15 @@ class DecodeFanOut:
             TokenizerJobsError: what decoding raised in a task.
         """
         groups = plan_groups(enumerate(unit.items))
+        with closing(self._decode(groups, careful=careful)) as steps, ExitStack() as turn:
+            if self.takes_turns and _turn.acquire(timeout=TURN_SECONDS):
+                turn.callback(_turn.release)
+            for decoded in steps:
+                if isinstance(decoded, DecodedStretch):
+                    turn.close()
+                yield decoded
+
+    def _decode(self, groups: Sequence[Group], *, careful: bool) -> Generator[Decoded, None, None]:
         num_tasks = 1 if careful else min(self.tasks_for_next_unit(), len(groups))
         tasks = [
             _DecodeTask(
@@ -137,7 +157,7 @@ class DecodeFanOut:
                 task.cancel()
 
 
-def _start(share: list[Any], *, fan_out: DecodeFanOut, careful: bool, name: str) -> Any:
+def _start(share: Sequence[Group], *, fan_out: DecodeFanOut, careful: bool, name: str) -> Any:
     # The one place that uses Ray's private spelling of backpressure (2.60); without it a task would fill the store.
     task = _share_decoder().options(
         name=name,
