@@ -14,7 +14,7 @@ RAY_PAYS_SECONDS = 600.0
 does."""
 
 FEW_CPUS = 4
-"""Encoders in one process wait for each other's Python: each holds its lock for up to 9 % of the time (1,000 tiny files),
+"""Encoders in one process wait for each other's Python: each holds its lock for up to 9 % of the time (tiny files),
 so that four of them hardly meet, and a dozen would."""
 
 RAY_PAYS_ON_FEW_CPUS_SECONDS = 7200.0
