@@ -2,12 +2,11 @@
 
 import gc
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["available_cpus", "has_nvidia_device", "uncollected"]
+__all__ = ["available_cpus", "uncollected"]
 
 
 def available_cpus() -> int:
@@ -18,11 +17,6 @@ def available_cpus() -> int:
     except (OSError, ValueError):
         return cpus
     return cpus if quota == "max" else max(1, min(cpus, int(quota) // int(period)))
-
-
-def has_nvidia_device() -> bool:
-    """Whether there is an NVIDIA GPU, usable or not, as far as can be told without torch, which takes seconds."""
-    return Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi") is not None
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -153,15 +154,15 @@ def test_items_come_in_plan_order_however_many_tasks_decode(num_tasks: int) -> N
     assert [repr(item) for item in there] == [repr(item) for item in here]
 
 
-def taking_turns(monkeypatch: pytest.MonkeyPatch, *, turn_seconds: float) -> DecodeFanOut:
-    monkeypatch.setattr(decode_streams, "TURN_SECONDS", turn_seconds)
+def one_at_a_time(monkeypatch: pytest.MonkeyPatch, *, patience_seconds: float) -> DecodeFanOut:
+    monkeypatch.setattr(decode_streams, "BEGIN_PATIENCE_SECONDS", patience_seconds)
     return DecodeFanOut(
         source=DemoSource(),
         target=replace(TARGET, streamed=True),
         num_tasks=1,
         cpus=0.25,
         start_timeout_seconds=50,
-        takes_turns=True,
+        one_begins=True,
     )
 
 
@@ -186,45 +187,53 @@ def halves() -> tuple[WorkUnit, WorkUnit]:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("ends", ["decoded", "given up"])
-def test_a_unit_begins_when_the_one_before_it_has_ended(ends: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    fan_out = taking_turns(monkeypatch, turn_seconds=100.0)
+@pytest.mark.parametrize("first_one", ["is decoded", "is given up", "gives a batch"])
+def test_a_unit_begins_when_the_one_before_it_has_begun(first_one: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fan_out = one_at_a_time(monkeypatch, patience_seconds=100.0)
+    started = Mock(wraps=decode_streams._start)
+    monkeypatch.setattr(decode_streams, "_start", started)
     first, second = (fan_out.decode(unit, careful=False) for unit in halves())
     next(first)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(list, second)
         with pytest.raises(TimeoutError):
-            waiting.result(timeout=1.0)
-        if ends == "decoded":
+            waiting.result(timeout=0.5)
+        assert started.call_count == 1
+        if first_one == "is decoded":
             assert len(list(first)) == 5
-        else:
+        elif first_one == "is given up":
             first.close()
-        assert len(waiting.result()) == 6
+        else:
+            monkeypatch.setattr(decode_streams, "BEGUN_SECONDS", 0.1)
+            next(first)
+        assert len(waiting.result(timeout=50.0)) == 6
+    first.close()
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_unit_waits_for_its_turn_no_longer_than_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    fan_out = taking_turns(monkeypatch, turn_seconds=0.01)
+def test_a_unit_waits_for_another_no_longer_than_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    fan_out = one_at_a_time(monkeypatch, patience_seconds=0.01)
     first, second = (fan_out.decode(unit, careful=False) for unit in halves())
     next(first)
-    assert len(list(second)) == 6
+    with ThreadPoolExecutor(1) as pool:
+        assert len(pool.submit(list, second).result(timeout=50.0)) == 6
     assert len(list(first)) == 5
-    assert not decode_streams._turn.locked()
+    assert not decode_streams._beginning.locked()
 
 
 def decodes_in_stretches(*arguments: Any, **options: Any) -> Iterator[DecodedList]:
     """Decodes a share in which no recording is short enough to be held."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rows, "LONG_WAVEFORM_BYTES", 4)
+        patch.setattr(rows, "LONG_WAVEFORM_BYTES", 1 << 14)
         yield from decode_share(*arguments, **options)
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_recording_in_stretches_does_not_keep_its_turn(
+def test_a_recording_in_stretches_lets_the_next_one_begin(
     decoding_by: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoding_by(decodes_in_stretches)
-    fan_out = taking_turns(monkeypatch, turn_seconds=100.0)
+    fan_out = one_at_a_time(monkeypatch, patience_seconds=100.0)
     first, second = (fan_out.decode(unit, careful=False) for unit in halves())
     with ThreadPoolExecutor(1) as pool:
         assert isinstance(next(first), DecodedStretch)

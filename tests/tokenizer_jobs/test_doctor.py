@@ -121,7 +121,7 @@ class TestGpu:
         """To pip, 2.13.0+cpu is 2.13.0: without that it changes nothing."""
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         monkeypatch.setattr(torch.version, "cuda", None)
-        monkeypatch.setattr(software, "has_nvidia_device", lambda: True)
+        monkeypatch.setattr(software, "_has_nvidia_device", lambda: True)
         finding = _by_subject(list(check_torch()))["GPU"]
         assert finding.remedy == "pip uninstall -y torch && pip install torch==2.13.0"
 

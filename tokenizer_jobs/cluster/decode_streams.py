@@ -21,6 +21,7 @@ import numpy as np
 import ray
 from ray.exceptions import RayError
 
+from tokenizer_jobs.batching import auto_batch_seconds
 from tokenizer_jobs.cluster.decode_tasks import DecodedList, Group, decode_share, decoded_seconds, plan_groups
 from tokenizer_jobs.cluster.faults import DecodeWorkerLostError, decode_fault
 from tokenizer_jobs.cluster.metrics import EncoderMeter
@@ -35,11 +36,15 @@ __all__ = ["DecodeFanOut", "Pace"]
 LISTS_AHEAD = 2
 """Lists that a decode task may have made and the encoder not yet taken."""
 
-TURN_SECONDS = 3.0
-"""For which a unit lets another one be decoded first, at most: a process takes one to two seconds to start."""
+BEGIN_PATIENCE_SECONDS = 3.0
+"""For which a unit lets another one begin first, at most: a decode worker takes one to two seconds to start (2 cores of
+an AMD EPYC)."""
 
-_turn = threading.Lock()
-"""Held by the unit of this process that is being decoded, where units take turns."""
+BEGUN_SECONDS = auto_batch_seconds("cpu")
+"""Audio that a unit has given when it has begun: with more it encodes its first batch."""
+
+_beginning = threading.Lock()
+"""Held by the unit of this process that begins, where one begins at a time."""
 
 
 class Pace:
@@ -82,9 +87,9 @@ class DecodeFanOut:
     """Of decoding one record."""
     folders: tuple[str, ...] = ()
     """Local ones of the source, which must be where a task runs."""
-    takes_turns: bool = False
-    """Whether a unit begins when the one before it is decoded to its end, or to its first stretch, so that it finds a
-    worker that is free; else one would have to be started. For CPUs that encode as well."""
+    one_begins: bool = False
+    """Whether a unit begins when the one before it is decoded to its end, or has given a stretch or more than a batch:
+    it then finds a worker that is free, else one would have to be started. For CPUs that encode as well."""
     meter: EncoderMeter | None = None
     """Of the encoder, where there is one."""
     decoding: Pace = field(default_factory=Pace)
@@ -126,12 +131,14 @@ class DecodeFanOut:
             TokenizerJobsError: what decoding raised in a task.
         """
         groups = plan_groups(enumerate(unit.items))
-        with closing(self._decode(groups, careful=careful)) as steps, ExitStack() as turn:
-            if self.takes_turns and _turn.acquire(timeout=TURN_SECONDS):
-                turn.callback(_turn.release)
+        sample_rate, seconds = self.target.sample_rate, 0.0
+        with ExitStack() as beginning, closing(self._decode(groups, careful=careful)) as steps:
+            if self.one_begins and _beginning.acquire(timeout=BEGIN_PATIENCE_SECONDS):
+                beginning.callback(_beginning.release)
             for decoded in steps:
-                if isinstance(decoded, DecodedStretch):
-                    turn.close()
+                if isinstance(decoded, DecodedStretch) or seconds >= BEGUN_SECONDS:
+                    beginning.close()
+                seconds += decoded_seconds(decoded, sample_rate=sample_rate)
                 yield decoded
 
     def _decode(self, groups: Sequence[Group], *, careful: bool) -> Generator[Decoded, None, None]:

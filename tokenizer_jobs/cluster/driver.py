@@ -194,7 +194,7 @@ class RayExecutor:
             start_timeout_seconds=self._runtime.placement_timeout_seconds,
             limits=self._job.limits,
             folders=tuple(path for path in local_paths if Path(path).is_dir()),
-            takes_turns=not place.gpus,
+            one_begins=not place.gpus,
             meter=EncoderMeter(self._job.output, encoder=name),
         )
         return self._encoder_class.options(**options).remote(

@@ -36,10 +36,6 @@ MAX_OPEN_FILES = 65_536
 END_SECONDS = 2.0
 """For workers to be gone that were killed: the kernel frees gigabytes of some."""
 
-KEPT_WORKERS_A_CPU = 2
-"""An encoder, and a decode worker that waits for its next task. Ray would keep one of the two, and start the other anew
-for the next unit, which takes 1.1 s of CPU."""
-
 _NO_AGENT = "cat"
 """Run in an agent's place, since a raylet ends when an agent does: it reads what never comes, until the raylet dies."""
 
@@ -72,7 +68,6 @@ def own_head(
         include_log_monitor=False,  # type: ignore[arg-type]  # it says str and means bool
         no_monitor=True,
         resource_isolation_config=ResourceIsolationConfig(),
-        _system_config={"num_workers_soft_limit": KEPT_WORKERS_A_CPU * num_cpus},  # type: ignore[dict-item]  # as above
     )
     head = _Head(params, metrics=metrics)
     try:

@@ -42,6 +42,10 @@ PROBE_SECONDS = 20.0
 MAX_OBJECT_STORE_BYTES = 2 << 30
 """Of a private Ray: decode tasks hold three lists each, some 10 MB, so this is room for very long recordings."""
 
+KEPT_WORKERS_A_CPU = 3
+"""Of a private Ray: an encoder, and two decode workers that wait for their next tasks. Ray would keep one of the three,
+and start others for the next unit, which takes 1.1 s of CPU each (2 cores of an AMD EPYC)."""
+
 _AUTHENTICATION_HELP = (
     "the cluster asks for its token: set RAY_AUTH_MODE=token, and give the token in ~/.ray/auth_token, "
     "RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN"
@@ -205,7 +209,8 @@ def private_ray(
     folder = tempfile.mkdtemp(prefix="tokenizer-jobs-", dir=_short_folder())
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        stack.enter_context(_environment(_private_environment()))
+        kept_workers = str(KEPT_WORKERS_A_CPU * num_cpus)
+        stack.enter_context(_environment({**_private_environment(), "RAY_num_workers_soft_limit": kept_workers}))
         head = own_head(
             num_cpus=num_cpus,
             num_gpus=num_gpus,

@@ -2,12 +2,13 @@
 
 import importlib
 import importlib.util
+import shutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 from tokenizer_jobs.doctor.findings import Finding
-from tokenizer_jobs.machine import has_nvidia_device
 from tokenizer_jobs.wording import bytes_text
 
 __all__ = [
@@ -65,7 +66,7 @@ def check_torch() -> Iterator[Finding]:
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             yield _check_gpu(torch, index)
-    elif has_nvidia_device():
+    elif _has_nvidia_device():
         yield Finding(
             subject="GPU",
             state="missing",
@@ -145,3 +146,7 @@ def check_torchaudio() -> Iterator[Finding]:
         )
     else:
         yield Finding(subject="torchaudio", state="ok", detail=f"{torchaudio.__version__} (not used here)")
+
+
+def _has_nvidia_device() -> bool:
+    return Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi") is not None
