@@ -13,6 +13,7 @@ Letters in shapes: B batch, K codebooks, S steps (tokens of a codebook), T frame
 """
 
 import argparse
+import gc
 import json
 import math
 import os
@@ -308,6 +309,10 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.audio is not None:
             continue_recording(model, split, pattern=pattern, recorded=recorded, arguments=arguments)
     if world_size > 1:
+        # First what holds the group, whose threads then end here: one that wants Python's lock while the interpreter
+        # ends seems to be what aborted one run in forty.
+        del training
+        gc.collect()
         dist.destroy_process_group()
 
 
