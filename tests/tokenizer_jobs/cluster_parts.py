@@ -8,12 +8,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from tests.tokenizer_jobs.factories import FACTS
 from tokenizer_jobs.cluster.actors import EncoderActor, WhereAbouts
+from tokenizer_jobs.cluster.decode_streams import DecodeFanOut
 from tokenizer_jobs.encoding import EncodeDesk, Waveform
 from tokenizer_jobs.pipeline import UnitDone
 from tokenizer_jobs.recipe import CodecFacts
@@ -41,13 +42,14 @@ def _codes(waveform: Waveform) -> np.ndarray[tuple[int, int], np.dtype[np.uint16
 
 
 class HashEncoder(EncoderActor):
-    """An encoder with the hash codec; it leaves a note of where it is in the output."""
+    """An encoder with the hash codec; it leaves a note in the output of where it is and how it was set up."""
 
     def locate(self) -> WhereAbouts:
         where = super().locate()
         note = Path(self._job.output) / "notes" / f"{self._name}.json"
         note.parent.mkdir(exist_ok=True)
-        note.with_suffix(".tmp").write_text(json.dumps({"pid": where.pid, "gpu_ids": where.gpu_ids}))
+        found = {"pid": where.pid, "gpu_ids": where.gpu_ids, "one_begins": cast(DecodeFanOut, self._decoder).one_begins}
+        note.with_suffix(".tmp").write_text(json.dumps(found))
         note.with_suffix(".tmp").rename(note)
         return where
 

@@ -142,6 +142,7 @@ def test_every_unit_is_committed_once_and_the_line_on_placement_says_where(tmp_p
     assert all(isinstance(outcome, UnitDone) for outcome in outcomes)
     assert_all_rows(tmp_path, units)
     assert {commit.attempt for commit in commits(tmp_path).values()} == {1}
+    assert [note["one_begins"] for note in notes(tmp_path).values()] == [True, True], "workers to start cost its CPUs"
 
 
 @pytest.mark.parametrize(("encoders", "gpu_ids"), [("auto", [0, 1]), (4, [0, 0, 1, 1])])
@@ -149,6 +150,7 @@ def test_encoders_are_pinned_to_gpus_evenly(tmp_path: Path, encoders: object, gp
     with executor(tmp_path, runtime=Runtime.model_validate({"encoders": encoders})):
         wait_until(lambda: len(notes(tmp_path)) == len(gpu_ids), what="a note of each encoder", seconds=60)
     assert sorted(note["gpu_ids"] for note in notes(tmp_path).values()) == [[gpu] for gpu in gpu_ids]  # type: ignore[type-var]
+    assert not any(note["one_begins"] for note in notes(tmp_path).values()), "a GPU would wait for it"
 
 
 def test_encoders_that_find_no_place_are_reported_in_time_with_what_is_missing(tmp_path: Path) -> None:

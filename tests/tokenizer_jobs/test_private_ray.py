@@ -18,12 +18,20 @@ from tests.waiting import wait_until
 from tokenizer_jobs.cluster.head import _Head
 
 CLUSTER = """
+import os, tempfile, time
+from pathlib import Path
 import ray
 from ray._private.runtime_env import uv_runtime_env_hook
 from tokenizer_jobs.cluster.session import private_ray
 
 class Sleeper:
     def nap(self): return True
+
+def work(num_workers):
+    Path(tempfile.gettempdir(), f"begun-{os.getpid()}").touch()
+    while len(begun := sorted(Path(tempfile.gettempdir()).glob("begun-*"))) < num_workers:
+        time.sleep(0.05)
+    return [int(path.name.partition("-")[2]) for path in begun]
 
 # As where `uv run` is among the parents: Ray would pack a runtime environment, and tasks wait for ever for its agent.
 uv_runtime_env_hook._get_uv_run_cmdline = lambda: ["uv", "run", "job.py"]
@@ -32,6 +40,11 @@ with private_ray(num_cpus=2, encoder_slots=1):
     told = ray.get([sleeper.nap.remote(), ray.remote(Sleeper.nap).remote(None)], timeout=60)
     (node,) = ray.nodes()
     print(told, node["Resources"]["encoder"], ray.get(ray.put("kept")), flush=True)
+    workers, *_ = ray.get([ray.remote(work).options(num_cpus=0.5).remote(4) for _ in range(4)], timeout=60)
+    time.sleep(3)  # Ray ends what is idle for a second, beyond one worker for each CPU
+    print([Path(f"/proc/{pid}").exists() for pid in workers], flush=True)
+    for path in Path(tempfile.gettempdir()).glob("begun-*"):
+        path.unlink()
 print("ended", flush=True)
 input()
 """
@@ -72,6 +85,7 @@ def test_it_does_its_work_with_few_processes_and_leaves_none(folder: Path) -> No
     with start("-c", CLUSTER, folder=folder) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "[True, True] 1.0 kept\n"
+        assert process.stdout.readline() == "[True, True, True, True]\n", "workers that decode again and again stay"
         beside = ("dashboard/dashboard.py", "agent.py", "agent/main.py", "monitor.py")
         assert [line for line in living(folder) if line.partition(" --")[0].rstrip().endswith(beside)] == []
         assert process.stdout.readline() == "ended\n"
