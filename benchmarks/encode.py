@@ -74,7 +74,8 @@ GROUPS = {
         Group(clips=("8 × 5 s",), bandwidth_kbps=24.0, allocators=("tuned",)),
     ),
     48_000: (
-        Group(clips=("1 × 10 s", "8 × 5 s"), bandwidth_kbps=12.0),
+        Group(clips=("1 × 1 s", "1 × 10 s", "1 × 30 s", "8 × 1 s", "8 × 5 s", "16 mixed"), bandwidth_kbps=12.0),
+        Group(clips=("16 × 10 s",), bandwidth_kbps=12.0, allocators=("tuned",)),
         Group(clips=("8 × 5 s",), bandwidth_kbps=3.0, allocators=("tuned",)),
         Group(clips=("8 × 5 s",), bandwidth_kbps=24.0, allocators=("tuned",)),
     ),

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from encodec_core import BatchEncoder, EncodecConfig, EncodecModel, StreamingEncoder, compare_codes
 from encodec_core.fast.layers import fold_encoder
-from encodec_core.fast.loudness import window_loudness
 from encodec_core.fast.native import kernels, shared_object, why_absent
 from encodec_core.fast.native.encoder import BlockedEncoder, can_run_blocked
 from encodec_core.spans import window_spans
+from encodec_core.windows import loudness
 from tests.encodec_core.native_parts import needs_kernels, needs_mkl_on_amd
 from tests.fitted_models import make_fitted_model, synthetic_waveform
 
@@ -86,8 +86,8 @@ def plain(name: str, waveform: Tensor) -> tuple[Tensor, Tensor]:
     model = model_of(name)
     config, latents = model.config, []
     for span in window_spans(waveform.shape[-1], length=config.chunk_length, stride=config.chunk_stride):
-        window = waveform[:, span]
-        latents.append(model.encoder((window / window_loudness(window) if config.normalize else window)[None]))
+        window = waveform[None, :, span]
+        latents.append(model.encoder(window / loudness(window) if config.normalize else window))
     n_q = config.n_q_for(config.target_bandwidths[-1])
     codes = [model.quantizer.quantize(piece, n_q=n_q)[0] for piece in latents]
     return torch.cat(latents, -1)[0], torch.cat(codes, -1)

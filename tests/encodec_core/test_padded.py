@@ -16,7 +16,7 @@ from encodec_core.fast.gpu.encoder import GpuEncoder
 from encodec_core.fast.gpu.plan import Budget
 from encodec_core.fast.gpu.quantizer import DeviceQuantizer
 from encodec_core.fast.layers import fold_encoder
-from encodec_core.fast.loudness import batch_loudness
+from encodec_core.fast.loudness import batch_loudness, window_loudness
 from encodec_core.fast.padded import can_share_batches, reflected_steps
 from encodec_core.modules.conv import conv_padding, pad1d
 from encodec_core.windows import loudness
@@ -149,3 +149,14 @@ def test_loudness_of_a_batch_is_that_of_each_window(lengths: list[int], channels
     wanted = [loudness(row[None, :, :length]).item() for row, length in zip(windows, lengths, strict=True)]
     found = batch_loudness(windows, torch.tensor(lengths))
     torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 7])
+@pytest.mark.usefixtures("restore_num_threads")
+def test_loudness_of_a_window_has_the_bits_of_one_thread(num_threads: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    windows = [torch.randn(2, n, generator=generator) for n in [1, 100, 16_385, *[32_769, 48_000] * 8]]
+    torch.set_num_threads(1)
+    wanted = [loudness(window[None]).item() for window in windows]
+    torch.set_num_threads(num_threads)
+    assert [window_loudness(window).item() for window in windows] == wanted

@@ -26,7 +26,7 @@ from tokenizer_jobs.cluster.faults import DecodeWorkerLostError
 from tokenizer_jobs.config import CodecRecipe, Runtime
 from tokenizer_jobs.decode import AudioTarget, decode_items, rows
 from tokenizer_jobs.digest import codes_sha256
-from tokenizer_jobs.errors import ConfigError
+from tokenizer_jobs.errors import ConfigError, TransientError
 from tokenizer_jobs.isolation import DecodeLimits
 from tokenizer_jobs.pipeline import UnitDone
 from tokenizer_jobs.records import DecodedItem, DecodedStretch, Item, WorkUnit
@@ -218,6 +218,40 @@ def test_a_unit_waits_for_another_no_longer_than_it_pays(monkeypatch: pytest.Mon
     with ThreadPoolExecutor(1) as pool:
         assert len(pool.submit(list, second).result(timeout=50.0)) == 6
     assert len(list(first)) == 5
+    assert not decode_streams._beginning.locked()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("why", ["it encodes on a GPU", "decoding takes longest"])
+def test_a_unit_does_not_wait_where_a_worker_more_costs_nothing(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fan_out = one_at_a_time(monkeypatch, patience_seconds=100.0)
+    if why == "it encodes on a GPU":
+        fan_out = replace(fan_out, one_begins=False)
+    else:
+        fan_out.decoding.note(3.0, audio_seconds=1.0)
+        fan_out.note_encoding(4.0, audio_seconds=1.0)
+    first, second = (fan_out.decode(unit, careful=False) for unit in halves())
+    next(first)
+    assert not decode_streams._beginning.locked()
+    assert len(list(second)) == 6
+    first.close()
+
+
+def fails_soon(*arguments: Any, **options: Any) -> Iterator[DecodedList]:
+    """Begins to decode a share, and raises what no item is to blame for."""
+    yield next(decode_share(*arguments, **options))
+    raise TransientError("storage does not answer")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_unit_whose_decoding_fails_lets_the_next_one_begin(
+    decoding_by: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoding_by(fails_soon)
+    fan_out = one_at_a_time(monkeypatch, patience_seconds=100.0)
+    first, _ = halves()
+    with pytest.raises(TransientError, match="storage does not answer"):
+        list(fan_out.decode(first, careful=False))
     assert not decode_streams._beginning.locked()
 
 

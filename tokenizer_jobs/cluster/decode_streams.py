@@ -41,7 +41,7 @@ BEGIN_PATIENCE_SECONDS = 3.0
 an AMD EPYC)."""
 
 BEGUN_SECONDS = auto_batch_seconds("cpu")
-"""Audio that a unit has given when it has begun: with more it encodes its first batch."""
+"""Audio that a unit has given when it has begun: a batch of the usual size, which it encodes next."""
 
 _beginning = threading.Lock()
 """Held by the unit of this process that begins, where one begins at a time."""
@@ -89,7 +89,8 @@ class DecodeFanOut:
     """Local ones of the source, which must be where a task runs."""
     one_begins: bool = False
     """Whether a unit begins when the one before it is decoded to its end, or has given a stretch or more than a batch:
-    it then finds a worker that is free, else one would have to be started. For CPUs that encode as well."""
+    it then finds a worker that is free, else one would have to be started. For CPUs that encode as well, while encoding
+    is what they wait for."""
     meter: EncoderMeter | None = None
     """Of the encoder, where there is one."""
     decoding: Pace = field(default_factory=Pace)
@@ -133,13 +134,21 @@ class DecodeFanOut:
         groups = plan_groups(enumerate(unit.items))
         sample_rate, seconds = self.target.sample_rate, 0.0
         with ExitStack() as beginning, closing(self._decode(groups, careful=careful)) as steps:
-            if self.one_begins and _beginning.acquire(timeout=BEGIN_PATIENCE_SECONDS):
+            if self._waits_to_begin() and _beginning.acquire(timeout=BEGIN_PATIENCE_SECONDS):
                 beginning.callback(_beginning.release)
             for decoded in steps:
                 if isinstance(decoded, DecodedStretch) or seconds >= BEGUN_SECONDS:
                     beginning.close()
                 seconds += decoded_seconds(decoded, sample_rate=sample_rate)
                 yield decoded
+
+    def _waits_to_begin(self) -> bool:
+        """Whether one unit alone, as far as was measured, decodes at least twice as fast as the encoder encodes."""
+        if not self.one_begins:
+            return False
+        if not self.decoding.seconds or not self.encoding.seconds:
+            return True
+        return self.decoding.seconds / self.tasks_for_next_unit() <= self.encoding.seconds / 2
 
     def _decode(self, groups: Sequence[Group], *, careful: bool) -> Generator[Decoded, None, None]:
         num_tasks = 1 if careful else min(self.tasks_for_next_unit(), len(groups))

@@ -42,9 +42,13 @@ PROBE_SECONDS = 20.0
 MAX_OBJECT_STORE_BYTES = 2 << 30
 """Of a private Ray: decode tasks hold three lists each, some 10 MB, so this is room for very long recordings."""
 
+KEPT_WORKERS = "RAY_num_workers_soft_limit"
+"""Ray's own name for how many worker processes a node keeps; idle ones beyond it end after a second."""
+
 KEPT_WORKERS_A_CPU = 3
-"""Of a private Ray: an encoder, and two decode workers that wait for their next tasks. Ray would keep one of the three,
-and start others for the next unit, which takes 1.1 s of CPU each (2 cores of an AMD EPYC)."""
+"""Of a private Ray, unless `KEPT_WORKERS` is set: an encoder, and two decode workers that wait for their next tasks. Ray
+would keep one of the three, and start others for the next unit, which takes 1.1 s of CPU each (2 cores of an AMD
+EPYC)."""
 
 _AUTHENTICATION_HELP = (
     "the cluster asks for its token: set RAY_AUTH_MODE=token, and give the token in ~/.ray/auth_token, "
@@ -209,8 +213,8 @@ def private_ray(
     folder = tempfile.mkdtemp(prefix="tokenizer-jobs-", dir=_short_folder())
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        kept_workers = str(KEPT_WORKERS_A_CPU * num_cpus)
-        stack.enter_context(_environment({**_private_environment(), "RAY_num_workers_soft_limit": kept_workers}))
+        kept_workers = os.environ.get(KEPT_WORKERS, str(KEPT_WORKERS_A_CPU * num_cpus))
+        stack.enter_context(_environment({**_private_environment(), KEPT_WORKERS: kept_workers}))
         head = own_head(
             num_cpus=num_cpus,
             num_gpus=num_gpus,
