@@ -46,8 +46,8 @@ KEPT_WORKERS = "RAY_num_workers_soft_limit"
 """Ray's own name for how many worker processes a node keeps; idle ones beyond it end after a second."""
 
 KEPT_WORKERS_A_CPU = 3
-"""Of a private Ray, unless `KEPT_WORKERS` is set: an encoder, and two decode workers that wait for their next tasks. Ray
-would keep one of the three, and start others for the next unit, which takes 1.1 s of CPU each (2 cores of an AMD
+"""Of a private Ray, unless `KEPT_WORKERS` is set: an encoder, and two decode workers that wait for their next tasks.
+Ray would keep one of the three, and start others for the next unit, which takes 1.1 s of CPU each (2 cores of an AMD
 EPYC)."""
 
 _AUTHENTICATION_HELP = (
