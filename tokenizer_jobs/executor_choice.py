@@ -10,7 +10,8 @@ from tokenizer_jobs.sources import lives_in_memory
 __all__ = ["uses_ray"]
 
 RAY_PAYS_SECONDS = 600.0
-"""Audio left from which `executor: auto` starts Ray on a machine with several CPUs: Ray itself takes 5 to 10 s."""
+"""Audio left from which `executor: auto` starts Ray on a machine with several CPUs. With Ray the first unit begins 3 to
+5 s later (2 cores of an AMD EPYC)."""
 
 
 def uses_ray(config: JobConfig, *, seconds_left: float) -> bool:
