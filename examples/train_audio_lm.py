@@ -310,7 +310,7 @@ def main(argv: list[str] | None = None) -> None:
             continue_recording(model, split, pattern=pattern, recorded=recorded, arguments=arguments)
     if world_size > 1:
         # First what holds the group: where that lived on while the interpreter ended, one run in forty of two ranks
-        # aborted (gloo, 2 cores of an AMD EPYC, torch 2.13), and none of 62 since.
+        # aborted (gloo, 2 cores of an AMD EPYC, torch 2.13), and none of 23 since, which is no proof.
         del training
         gc.collect()
         dist.destroy_process_group()

@@ -6,6 +6,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -231,10 +232,10 @@ def test_a_unit_does_not_wait_where_a_worker_more_costs_nothing(why: str, monkey
         fan_out.decoding.note(3.0, audio_seconds=1.0)
         fan_out.note_encoding(4.0, audio_seconds=1.0)
     first, second = (fan_out.decode(unit, careful=False) for unit in halves())
-    next(first)
-    assert not decode_streams._beginning.locked()
-    assert len(list(second)) == 6
-    first.close()
+    with closing(first):
+        next(first)
+        assert not decode_streams._beginning.locked()
+        assert len(list(second)) == 6
 
 
 def fails_soon(*arguments: Any, **options: Any) -> Iterator[DecodedList]:

@@ -70,10 +70,10 @@ def living(folder: Path) -> list[str]:
     return found
 
 
-def start(*words: str, folder: Path) -> subprocess.Popen[str]:
+def start(*words: str, folder: Path, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, *words],
-        env=os.environ | {"TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0"},
+        env=os.environ | {"TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0"} | environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -93,6 +93,15 @@ def test_it_does_its_work_with_few_processes_and_leaves_none(folder: Path) -> No
         assert list(folder.iterdir()) == []
         _, errors = process.communicate("\n", timeout=60)
     assert (process.returncode, errors) == (0, "")
+
+
+def test_it_keeps_as_many_workers_as_the_environment_says(folder: Path) -> None:
+    with start("-c", CLUSTER, folder=folder, RAY_num_workers_soft_limit="1") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "[True, True] 1.0 kept\n"
+        assert "False" in process.stdout.readline()
+        process.communicate("\n", timeout=60)
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize("moment", ["gcs_server", "EncoderActor.load"])
